@@ -1,0 +1,3 @@
+"""Typed, versioned, reactive, durable state containers."""
+
+__version__ = "0.1.0"
