@@ -1,0 +1,316 @@
+"""The one thread that writes a journal, and how the event loop waits for it.
+
+Contract
+    Batches are written in the order of ``submit``. All batches that wait when the thread comes round go into one frame
+    and one fsync (group commit); each awaitable is done when its records are as durable as ``durability`` says. A
+    batch is all or nothing. When one fails, the batches that waited behind it fail too, because their records build on
+    versions that are not there.
+
+Waiting
+    Going to another thread and back through the event loop costs as much as a fast disk. So ``submit`` may hold the
+    loop for at most 0.3 ms, and only while nothing else is under way and the flushes before were faster than that:
+    then it returns an awaitable that is done already. A disk that stalls costs the loop one such wait, after which
+    everything completes by ``call_soon_threadsafe`` until the disk is fast again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import queue
+import threading
+import time
+from _thread import allocate_lock
+from typing import TYPE_CHECKING, Any
+
+from reactstate.errors import ReactStateError, StorageError
+from reactstate.persistence.journal import Turn
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Iterator
+    from _thread import LockType
+
+    from reactstate.persistence.journal import Journal
+    from reactstate.persistence.protocol import SchemaTag
+
+__all__ = ["PATIENCE_S", "Batch", "Flusher"]
+
+PATIENCE_S = 0.0003
+"""The longest time for which the event loop is held, in seconds."""
+
+_MAX_GROUP_BYTES = 1 << 22
+_LOGGER = logging.getLogger("reactstate.persistence")
+
+
+class _Done:
+    """An awaitable that is done."""
+
+    __slots__ = ("_error",)
+
+    def __init__(self, error: BaseException | None) -> None:
+        self._error = error
+
+    def __await__(self) -> Iterator[Any]:
+        if self._error is not None:
+            raise self._error
+        return iter(())
+
+
+_DONE = _Done(None)
+
+
+class Batch:
+    """The records of one append, encoded: *count* of them from version *first* on."""
+
+    __slots__ = ("count", "done", "error", "first", "future", "parts", "schema", "signal")
+
+    def __init__(self, first: int, count: int, parts: bytes, schema: SchemaTag) -> None:
+        self.first = first
+        self.count = count
+        self.parts = parts
+        self.schema = schema
+        self.done = False
+        self.error: BaseException | None = None
+        self.future: asyncio.Future[None] | None = None
+        self.signal: LockType | None = None
+
+
+class _Order:
+    """Something else for the thread to do, between the batches before and after it."""
+
+    __slots__ = ("done", "error", "future", "signal", "turn")
+
+    def __init__(self, turn: Turn | None, future: asyncio.Future[None] | None) -> None:
+        self.turn = turn
+        self.future = future
+        self.done = False
+        self.error: BaseException | None = None
+        self.signal: LockType | None = None
+
+
+class _Close(_Order):
+    __slots__ = ()
+
+
+class _Abandon(_Order):
+    __slots__ = ()
+
+
+class Flusher:
+    """Owns *journal* and its thread from ``start`` to ``close``.
+
+    Args:
+        journal: What is written; no other thread calls its methods meanwhile.
+        durability: ``"always"`` syncs before a batch is done; otherwise ``sync`` must be called for that.
+        loop: Where awaitables are completed.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_always",
+        "_jobs",
+        "_journal",
+        "_loop",
+        "_mutex",
+        "_pending",
+        "_pulse_s",
+        "_thread",
+    )
+
+    def __init__(self, journal: Journal, durability: str, loop: asyncio.AbstractEventLoop) -> None:
+        self._journal = journal
+        self._always = durability == "always"
+        self._loop = loop
+        self._jobs: queue.SimpleQueue[Batch | _Order] = queue.SimpleQueue()
+        self._mutex = threading.Lock()
+        self._pending = 0
+        self._pulse_s = 0.0
+        self._thread = threading.Thread(target=self._run, name="reactstate-flusher", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    # --- the event loop's side ----------------------------------------------------------------------------------
+
+    def submit(self, batch: Batch) -> Awaitable[None]:
+        """Hand *batch* over; the awaitable is done when it is written and, with ``"always"``, durable."""
+        if self._pending or self._pulse_s > PATIENCE_S:
+            batch.future = self._loop.create_future()
+            with self._mutex:
+                self._pending += 1
+            self._jobs.put(batch)
+            return batch.future
+        signal = batch.signal = allocate_lock()
+        signal.acquire()
+        with self._mutex:
+            self._pending += 1
+        self._jobs.put(batch)
+        if not signal.acquire(timeout=PATIENCE_S):
+            with self._mutex:
+                if not batch.done:
+                    batch.future = self._loop.create_future()
+                    return batch.future
+        return _DONE if batch.error is None else _Done(batch.error)
+
+    async def sync(self) -> None:
+        """Return when everything submitted so far is durable.
+
+        Raises:
+            UnknownOutcomeError: The sync failed.
+            StorageFailedError: An earlier one did.
+        """
+        await self._order(_Order(None, self._loop.create_future()))
+
+    async def turn(self, turn: Turn) -> None:
+        """Return when what is submitted from now on goes to a new segment; see ``Journal.turn``."""
+        await self._order(_Order(turn, self._loop.create_future()))
+
+    async def close(self) -> None:
+        """Write what was submitted, sync, close the journal and end the thread.
+
+        Raises:
+            UnknownOutcomeError: The last sync failed.
+        """
+        await self._order(_Close(None, self._loop.create_future()))
+
+    def abandon(self) -> None:
+        """End the thread without another write, for a persistence that nobody holds any more."""
+        self._jobs.put(_Abandon(None, None))
+
+    async def _order(self, order: _Order) -> None:
+        future = order.future
+        if future is not None:
+            with self._mutex:
+                self._pending += 1
+            self._jobs.put(order)
+            # The order is carried out whether or not its caller stays to see it.
+            await asyncio.shield(future)
+
+    # --- the thread's side --------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        waiting: Batch | _Order | None = None
+        while True:
+            job = waiting if waiting is not None else self._jobs.get()
+            waiting = None
+            if isinstance(job, Batch):
+                group = [job]
+                size = len(job.parts)
+                with contextlib.suppress(queue.Empty):
+                    while size < _MAX_GROUP_BYTES:
+                        waiting = self._jobs.get_nowait()
+                        if not isinstance(waiting, Batch):
+                            break
+                        group.append(waiting)
+                        size += len(waiting.parts)
+                        waiting = None
+                self._flush(group)
+            else:
+                self._obey(job)
+                if isinstance(job, (_Close, _Abandon)):
+                    return
+
+    def _flush(self, group: list[Batch]) -> None:
+        started = time.perf_counter()
+        good, stale = self._in_sequence(group)
+        error: BaseException | None = None
+        if good:
+            try:
+                self._write(good)
+            except ReactStateError as exc:
+                error = exc
+            except Exception as exc:
+                error = StorageError(f"the journal could not be written: {exc!r}", path=self._journal.path)
+                error.__cause__ = exc
+        for batch in stale:
+            batch.error = StorageError(
+                f"the journal ends at version {self._journal.last_version} and the records begin at {batch.first}, "
+                "because an append before them failed; nothing was kept, append from the version that follows",
+                path=self._journal.path,
+            )
+        self._pulse_s += (time.perf_counter() - started - self._pulse_s) / 4
+        self._finish(good, error)
+        self._finish(stale, None)
+
+    def _in_sequence(self, group: list[Batch]) -> tuple[list[Batch], list[Batch]]:
+        """Split off the batches that do not follow what is written."""
+        expected = self._journal.last_version + 1
+        good: list[Batch] = []
+        stale: list[Batch] = []
+        for batch in group:
+            if batch.first == expected and not stale:
+                good.append(batch)
+                expected += batch.count
+            else:
+                stale.append(batch)
+        return good, stale
+
+    def _write(self, group: list[Batch]) -> None:
+        journal = self._journal
+        journal.check()
+        if journal.serial == 0:
+            journal.turn(Turn(group[0].schema, 0, 0, anew=True))
+        payload = group[0].parts if len(group) == 1 else b"".join([batch.parts for batch in group])
+        journal.write(group[0].first, sum([batch.count for batch in group]), payload)
+        if self._always:
+            journal.sync()
+
+    def _obey(self, order: _Order) -> None:
+        error: BaseException | None = None
+        try:
+            if isinstance(order, _Abandon):
+                self._journal.abandon()
+            elif isinstance(order, _Close):
+                self._journal.close()
+            elif order.turn is not None:
+                self._journal.turn(order.turn)
+            else:
+                self._journal.sync()
+        except ReactStateError as exc:
+            error = exc
+        except Exception as exc:
+            error = StorageError(f"the journal could not be written: {exc!r}", path=self._journal.path)
+            error.__cause__ = exc
+        self._finish([order], error)
+
+    def _finish(self, jobs: list[Any], error: BaseException | None) -> None:
+        """Let the event loop know; it looks under the mutex whether a job is done before it waits for longer."""
+        if not jobs:
+            return
+        later: list[Batch | _Order] = []
+        with self._mutex:
+            self._pending -= len(jobs)
+            for index, job in enumerate(jobs):
+                if error is not None:
+                    job.error = error if index == 0 else _twin(error)
+                job.done = True
+                if job.future is not None:
+                    later.append(job)
+                elif job.signal is not None:
+                    job.signal.release()
+        if later:
+            # The loop is closed when its program ended without closing the persistence; nobody waits then.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(_resolve, later)
+
+
+def _resolve(jobs: list[Batch | _Order]) -> None:
+    for job in jobs:
+        future = job.future
+        if future is not None and not future.done():
+            if job.error is None:
+                future.set_result(None)
+            else:
+                future.set_exception(job.error)
+
+
+def _twin(error: BaseException) -> BaseException:
+    """Return an equal error, so that two callers do not write their tracebacks into one."""
+    if isinstance(error, StorageError):
+        twin: BaseException = type(error)(str(error), path=error.path)
+    else:
+        twin = type(error)(str(error))
+    twin.__cause__ = error.__cause__
+    return twin

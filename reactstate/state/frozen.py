@@ -1,0 +1,136 @@
+"""Lists, dicts and sets that cannot be changed: what published states are made of.
+
+They are subclasses of the built-ins, so isinstance, equality, pydantic and orjson take them as such. Copies are
+themselves (nothing can change), pickles and the results of ``+``, ``|``, slices and ``copy()`` are plain built-ins.
+
+Caveat
+    Python lets C code and unbound built-in methods through: ``heapq.heappush(frozen, x)`` and
+    ``list.append(frozen, x)`` change a frozen list without a word. ``list.sort`` and ``sorted`` are fine.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn, TypeVar
+
+from reactstate.errors import FrozenStateError
+
+__all__ = ["FrozenDict", "FrozenList", "FrozenSet", "freeze", "refuse"]
+
+T = TypeVar("T")
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+def refuse(self: object, *_: Any, **__: Any) -> NoReturn:
+    """Refuse every change, with the advice to use ``update``.
+
+    Raises:
+        FrozenStateError: Always.
+    """
+    kind = type(self).__name__
+    raise FrozenStateError(
+        f"a {kind} inside a published state cannot be changed; change the draft in "
+        "container.update(lambda draft: ...), or copy it with list(...), dict(...) or set(...)"
+    )
+
+
+class FrozenList(list[T]):
+    """A list inside a published state."""
+
+    __slots__ = ()
+
+    append = extend = insert = pop = remove = clear = sort = reverse = refuse  # type: ignore[assignment]
+    __setitem__ = __delitem__ = __iadd__ = __imul__ = refuse  # type: ignore[assignment]
+
+    def __copy__(self) -> FrozenList[T]:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FrozenList[T]:
+        return self
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[type[list[T]], tuple[list[T]]]:
+        return list, (list(self),)
+
+
+class FrozenDict(dict[K, V]):
+    """A dict inside a published state."""
+
+    __slots__ = ()
+
+    pop = popitem = clear = update = setdefault = refuse  # type: ignore[assignment]
+    __setitem__ = __delitem__ = __ior__ = refuse  # type: ignore[assignment]
+
+    def __copy__(self) -> FrozenDict[K, V]:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FrozenDict[K, V]:
+        return self
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[type[dict[K, V]], tuple[dict[K, V]]]:
+        return dict, (dict(self),)
+
+
+class FrozenSet(set[T]):
+    """A set inside a published state."""
+
+    __slots__ = ()
+
+    add = remove = discard = pop = clear = refuse  # type: ignore[assignment]
+    update = intersection_update = difference_update = symmetric_difference_update = refuse  # type: ignore[assignment]
+    __ior__ = __iand__ = __isub__ = __ixor__ = refuse  # type: ignore[assignment]
+
+    def __copy__(self) -> FrozenSet[T]:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FrozenSet[T]:
+        return self
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[type[set[T]], tuple[list[T]]]:
+        return set, (list(self),)
+
+    # set's own operators build their result as the left operand's type, which would make a frozen one.
+    def copy(self) -> set[T]:
+        """Return a plain set of the same elements."""
+        return set(self)
+
+    def union(self, *others: Any) -> set[Any]:
+        """Return a plain set."""
+        return set(self).union(*others)
+
+    def intersection(self, *others: Any) -> set[Any]:
+        """Return a plain set."""
+        return set(self).intersection(*others)
+
+    def difference(self, *others: Any) -> set[T]:
+        """Return a plain set."""
+        return set(self).difference(*others)
+
+    def symmetric_difference(self, other: Any) -> set[Any]:  # type: ignore[override]
+        """Return a plain set."""
+        return set(self).symmetric_difference(other)
+
+    def __or__(self, other: Any) -> Any:
+        return set(self) | other
+
+    def __and__(self, other: Any) -> Any:
+        return set(self) & other
+
+    def __sub__(self, other: Any) -> Any:
+        return set(self) - other
+
+    def __xor__(self, other: Any) -> Any:
+        return set(self) ^ other
+
+
+def freeze(value: Any) -> Any:
+    """Return *value* with every plain list, dict and set in it replaced by its frozen form."""
+    kind = type(value)
+    if kind is list:
+        return FrozenList([freeze(item) for item in value])
+    if kind is dict:
+        return FrozenDict({key: freeze(item) for key, item in value.items()})
+    if kind is set:
+        return FrozenSet(value)
+    if kind is tuple:
+        return tuple([freeze(item) for item in value])
+    return value

@@ -1,0 +1,166 @@
+"""produce: the one way from a state to the next."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+
+import reactstate.state.containers  # noqa: F401 - registers the drafts of containers
+from reactstate.errors import StateValidationError
+from reactstate.state.document import check_depth
+from reactstate.state.draft import begin
+from reactstate.state.edits import Edit, invert_edits, render
+from reactstate.state.fieldtypes import kind_of
+from reactstate.state.state import State
+
+if TYPE_CHECKING:
+    from reactstate.state.patch import Patch
+
+__all__ = ["Produced", "Recipe", "check_state_value", "edit_between", "produce", "run_recipe"]
+
+S = TypeVar("S", bound=State)
+
+Recipe: TypeAlias = Callable[..., Any] | Mapping[str, Any]
+"""A synchronous function of a draft, or a mapping of field names to values."""
+
+
+class Produced(Generic[S]):
+    """The result of ``produce``.
+
+    Attributes:
+        state: The new state; the old one itself when nothing changed.
+        edits: What changed, as values.
+    """
+
+    __slots__ = ("_base", "_inverse", "_patch", "edits", "state")
+
+    def __init__(self, base: S, state: S, edits: list[Edit]) -> None:
+        self._base = base
+        self.state = state
+        self.edits = edits
+        self._patch: Patch | None = None
+        self._inverse: Patch | None = None
+
+    @property
+    def patch(self) -> Patch:
+        """The JSON Patch from the old document to the new one; made when it is asked for."""
+        if self._patch is None:
+            self._patch = render(self.edits, kind_of(type(self.state)), self._base)
+        return self._patch
+
+    @property
+    def inverse(self) -> Patch:
+        """The JSON Patch back."""
+        if self._inverse is None:
+            self._inverse = render(invert_edits(self.edits), kind_of(type(self.state)), self.state)
+        return self._inverse
+
+    def __iter__(self) -> Any:
+        """Unpack as ``state, patch, inverse``."""
+        return iter((self.state, self.patch, self.inverse))
+
+    def __repr__(self) -> str:
+        return f"Produced(state={self.state!r}, patch={self.patch!r})"
+
+
+def produce(base: S, recipe: Recipe, *args: Any) -> Produced[S]:
+    """Return what *recipe* makes of *base*, which stays as it is.
+
+    Args:
+        base: The state to start from.
+        recipe: A synchronous function that changes its draft and returns None, or leaves it alone and returns a whole
+            new state; or a mapping of field names to values. Other return values are ignored.
+        *args: Further arguments for the recipe.
+
+    Returns:
+        The new state, which shares all parts that were not touched, with the JSON Patch to it and back.
+
+    Raises:
+        StateValidationError: A value does not fit, or a validator refused it.
+        TransitionError: ``check_transition`` refused the change.
+        TypeError: The recipe is asynchronous.
+    """
+    state, edits = run_recipe(base, recipe, args)
+    return Produced(base, state, edits)
+
+
+def run_recipe(base: S, recipe: Recipe, args: tuple[Any, ...] = ()) -> tuple[S, list[Edit]]:
+    """Run *recipe* over a draft of *base*; return the new state and its edits, or *base* and none."""
+    cls = type(base)
+    node = begin(kind_of(cls), base)
+    session = node.session
+    try:
+        if callable(recipe):
+            result = recipe(node.draft, *args)
+            if result is not None and result is not node.draft and _is_whole(result, cls):
+                if node.dirty:
+                    raise StateValidationError("the recipe changed its draft and returned a new state: do one of both")
+                return edit_between(base, result)
+        else:
+            _assign_fields(node.draft, recipe, args)
+        edits: list[Edit] = []
+        state = node.finish(None, edits)
+    finally:
+        session.close()
+    if state is not base and cls.check_transition is not State.check_transition:
+        state.check_transition(base)
+    return state, edits
+
+
+def _is_whole(result: Any, cls: type[Any]) -> bool:
+    """Say whether a recipe returned a whole new state.
+
+    Raises:
+        TypeError: It returned something to await.
+    """
+    if type(result) is cls:
+        return True
+    if inspect.isawaitable(result):
+        if inspect.iscoroutine(result):
+            result.close()
+        raise TypeError("a recipe must not be asynchronous: await first, then update with what came")
+    return False
+
+
+def _assign_fields(draft: Any, fields: Any, args: tuple[Any, ...]) -> None:
+    if not isinstance(fields, Mapping):
+        raise TypeError(f"a recipe is a function of a draft, or a mapping of fields, not a {type(fields).__name__}")
+    if args:
+        raise TypeError("further arguments need a recipe that takes them")
+    for name, value in fields.items():
+        if name not in type(draft).model_fields:
+            raise StateValidationError(f"{type(draft).__name__} has no field {name!r}")
+        setattr(draft, name, value)
+
+
+def edit_between(base: S, state: S) -> tuple[S, list[Edit]]:
+    """Return *state* and the edits from *base*, or *base* and none when both are equal.
+
+    Raises:
+        TransitionError: ``check_transition`` refused the change.
+        StateValidationError: *state* is nested too deeply.
+    """
+    kind = kind_of(type(base))
+    edits: list[Edit] = []
+    if kind.recursive:
+        check_depth(kind, state)
+    kind.diff(base, state, None, edits)
+    if not edits:
+        return base, edits
+    if type(state).check_transition is not State.check_transition:
+        state.check_transition(base)
+    return state, edits
+
+
+def check_state_value(cls: type[S], state: Any) -> S:
+    """Return *state* if it is a whole state of exactly the type *cls*.
+
+    Raises:
+        StateValidationError: It is not.
+    """
+    if type(state) is not cls:
+        raise StateValidationError(f"a {cls.__name__} is needed here, not a {type(state).__name__}")
+    if kind_of(cls).recursive:
+        check_depth(kind_of(cls), state)
+    return state
