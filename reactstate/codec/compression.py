@@ -62,8 +62,8 @@ def load_compression(name: str) -> Compression:
         SettingsError: There is none of that name.
         UnsupportedError: Its library is not installed.
     """
-    if name in _ALWAYS:
-        return _ALWAYS[name]
+    if name in _loaded:
+        return _loaded[name]
     if name == "lz4":
         return _load_lz4()
     raise SettingsError(f"unknown compression {name!r}; choose one of {', '.join(COMPRESSIONS)}")
@@ -171,7 +171,7 @@ def _load_lz4() -> Compression:
         return b"".join(chunks)
 
     loaded = Compression("lz4", compress, decompress)
-    _ALWAYS["lz4"] = loaded
+    _loaded["lz4"] = loaded
     return loaded
 
 
@@ -196,7 +196,7 @@ def _trailing() -> DecodeError:
     return DecodeError("bytes follow the end of the compressed bytes")
 
 
-_ALWAYS = {
+_loaded = {
     "none": Compression("none", _copy, _copy_back),
     "gzip": Compression("gzip", _gzip, _gunzip),
     "zstd": Compression("zstd", _zstd_compress, _zstd_decompress),

@@ -43,6 +43,7 @@ def encode(document: Any) -> bytes:
     except TypeError:
         check_document(document)
         return write_json(document)
+    # find is measurably faster here than the in operator
     if data.find(b"null") >= 0 and not _is_finite(document):
         check_document(document)
     return data
@@ -69,14 +70,14 @@ def decode(data: Buffer) -> Any:
 
 def _is_finite(document: Any) -> bool:
     """Return whether no float in *document*, which orjson has written, is NaN or infinite."""
-    # the list grows while it is walked; the list around the document treats a float as document like any other
-    nodes: list[Any] = [[document]]
+    # the list grows while it is walked; a scalar gets a list around it, to be looked at like any other
+    nodes: list[Any] = [document if issubclass(type(document), (dict, list)) else [document]]
     for node in nodes:
         node_kind: type[Any] = type(node)  # pyright: ignore[reportUnknownVariableType]
         values: Iterable[Any]
-        if issubclass(node_kind, dict):
+        if node_kind is dict or issubclass(node_kind, dict):
             values = node.values()
-        elif issubclass(node_kind, (list, tuple)):
+        elif node_kind is list or issubclass(node_kind, (list, tuple)):
             values = node
         else:
             continue

@@ -66,13 +66,16 @@ class Scan:
     Attributes:
         snapshots: The versions of the full snapshots, ascending.
         segments: The segments with a good header, ascending.
-        torn: The newest segment's path, if a crash left it without a good header, and its size.
+        torn: The newest segment's path, if a crash left it without a good header.
+        torn_bytes: The size of that file.
         temporary: Paths of temporary files that a crash left behind.
+        tail: The bytes and frames of the newest segment, once they were read.
     """
 
-    __slots__ = ("segments", "snapshots", "temporary", "torn", "torn_bytes")
+    __slots__ = ("segments", "snapshots", "tail", "temporary", "torn", "torn_bytes")
 
     def __init__(self) -> None:
+        self.tail: tuple[bytes, Walk] | None = None
         self.snapshots: list[int] = []
         self.segments: list[Segment] = []
         self.torn: str | None = None
@@ -324,7 +327,7 @@ class Archive:
         newest = found.segments[-1] if found.segments else None
         last_version = end = dropped = 0
         if newest is not None:
-            data, tail = await self.frames(newest, limit, None)
+            data, tail = found.tail = await self.frames(newest, limit, None)
             last_version = tail.frames[-1].first + tail.frames[-1].count - 1 if tail.frames else newest.base
             end = tail.end
             dropped = len(data[tail.end :].rstrip(b"\0"))
@@ -415,7 +418,7 @@ class Archive:
         self, chain: _Chain, found: Scan, limit: Limit | None
     ) -> AsyncIterator[tuple[Segment, bytes, Walk]]:
         """Yield the segments above the chain's version, turning *chain* to a new era where one begins."""
-        needed = self._needed(found, chain.version) if chain.version <= self._reach(found) else []
+        needed = self._needed(found, chain.version)
         for index, segment in enumerate(needed):
             following = needed[index + 1] if index + 1 < len(needed) else None
             if index and not segment.continues:
@@ -423,7 +426,10 @@ class Archive:
                     raise damaged(segment.path, 0)
                 chain.end_era()
                 chain.begin(await self.snapshot(segment.base))
-            data, tail = await self.frames(segment, limit, following)
+            if following is None and found.tail is not None:
+                data, tail = found.tail
+            else:
+                data, tail = await self.frames(segment, limit, following)
             holds_more = bool(tail.frames) and tail.frames[-1].first + tail.frames[-1].count - 1 > chain.version
             if holds_more and self.schema(segment) != chain.schema:
                 raise CorruptionError(
@@ -431,11 +437,6 @@ class Archive:
                     path=segment.path,
                 )
             yield segment, data, tail
-
-    @staticmethod
-    def _reach(found: Scan) -> int:
-        """Return a version from which on segments could hold records."""
-        return found.segments[-1].base if found.segments else -1
 
     # --- changes ------------------------------------------------------------------------------------------------
 

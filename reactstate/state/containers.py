@@ -45,9 +45,9 @@ class ContainerDraft(Node):
         self.owner = owner
         self.key = key
         self.dirty = False
-        self.kids = {}
-        self.dirty_kids = {}
-        self.session = owner.session
+        self.kids = None
+        self.dirty_kids = None
+        self.root = owner.root
 
     def _validated(self, kind: Kind, value: Any) -> Any:
         """Return *value* as one element."""
@@ -98,11 +98,11 @@ class DictDraft(ContainerDraft, MutableMapping[Any, Any]):
     # What differs between dict and Map: how to read and write the working copy.
 
     def _data(self) -> Any:
-        self.session.check()
+        self.check()
         return self.base if self._work is None else self._work
 
     def _writable(self) -> Any:
-        self.session.check()
+        self.check()
         if self._work is None:
             self._work = FrozenDict(self.base)
         return self._work
@@ -119,19 +119,18 @@ class DictDraft(ContainerDraft, MutableMapping[Any, Any]):
     # The mapping.
 
     def __getitem__(self, key: Any) -> Any:
-        kid = self.kids.get(key)
-        if kid is not None:
-            return kid
+        if self.kids is not None and key in self.kids:
+            return self.kids[key]
         value = self._data()[key]
         if self.kind.value.editable:
             kid = draft_of(self.kind.value, value, self, key)
             if kid is not None:
-                self.kids[key] = kid
+                self.adopt(key, kid)
                 return kid
         return value
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        self.session.check()
+        self.check()
         key = self._validated(self.kind.key, key)
         value = self._validated(self.kind.value, value)
         self._put(key, value)
@@ -191,11 +190,11 @@ class DictDraft(ContainerDraft, MutableMapping[Any, Any]):
     __hash__ = None  # type: ignore[assignment]
 
     def current(self) -> Any:
-        self.session.check()
+        self.check()
         if not self.dirty:
             return self.base
         made = dict(self._data().items())
-        for key, kid in self.dirty_kids.items():
+        for key, kid in (self.dirty_kids or {}).items():
             made[key] = kid.current()
         return self._frozen(made)
 
@@ -208,7 +207,7 @@ class DictDraft(ContainerDraft, MutableMapping[Any, Any]):
             return base
         kind, value_kind, touched = self.kind, self.kind.value, self._touched
         start = len(edits)
-        for key, kid in self.dirty_kids.items():
+        for key, kid in (self.dirty_kids or {}).items():
             mark = len(edits)
             made = kid.finish((path, kind, key), edits)
             if made is not kid.base:
@@ -243,7 +242,7 @@ class MapDraft(DictDraft):
     kind: MapKind
 
     def _writable(self) -> Any:
-        self.session.check()
+        self.check()
         if self._work is None:
             self._work = self.base._entries.mutate()
         return self._work
@@ -259,17 +258,17 @@ class MapDraft(DictDraft):
 
     def _final(self) -> Any:
         """Return a Map of the entries as they are now, and go on from it."""
-        self.session.check()
+        self.check()
         entries = self._work.finish()
         self._work = entries.mutate()
         return Map._of(entries)
 
     def current(self) -> Any:
-        self.session.check()
+        self.check()
         if not self.dirty:
             return self.base
         made = self.base if self._work is None else self._final()
-        for key, kid in self.dirty_kids.items():
+        for key, kid in (self.dirty_kids or {}).items():
             made = made.set(key, kid.current())
         return made
 
@@ -292,18 +291,18 @@ class ListDraft(ContainerDraft, MutableSequence[Any]):
         self._shifted = len(base)
 
     def _data(self) -> Any:
-        self.session.check()
+        self.check()
         return self.base if self._work is None else self._work
 
     def _shift(self, start: int) -> Any:
         """Return the working copy, about to change in length or order from *start* on."""
-        self.session.check()
+        self.check()
         if self._work is None:
             self._work = FrozenList(self.base)
         if start < self._shifted:
-            for index in [one for one in self.kids if one >= start]:
-                kid = self.kids.pop(index)
-                self.dirty_kids.pop(index, None)
+            for index in [one for one in self.kids or () if one >= start]:
+                kid = (self.kids or {}).pop(index)
+                (self.dirty_kids or {}).pop(index, None)
                 list.__setitem__(self._work, index, kid)
                 node_of(kid).key = None
             self._shifted = start
@@ -325,11 +324,11 @@ class ListDraft(ContainerDraft, MutableSequence[Any]):
             return data[index]
         place = self._index(index)
         if place < self._shifted:
-            kid = self.kids.get(place)
+            kid = None if self.kids is None else self.kids.get(place)
             if kid is None:
                 kid = draft_of(self.kind.item, data[place], self, place)
                 if kid is not None:
-                    self.kids[place] = kid
+                    self.adopt(place, kid)
         else:
             kid = data[place]
             if not is_draft(kid):
@@ -378,7 +377,7 @@ class ListDraft(ContainerDraft, MutableSequence[Any]):
     def _values(self) -> Iterator[Any]:
         """Iterate over the values as they are, without making drafts."""
         for place, value in enumerate(self._data()):
-            yield self.kids.get(place, value) if place < self._shifted else value
+            yield (self.kids or {}).get(place, value) if place < self._shifted else value
 
     def __contains__(self, value: object) -> bool:
         return any(one is value or one == value for one in self._values())
@@ -468,11 +467,11 @@ class ListDraft(ContainerDraft, MutableSequence[Any]):
     __hash__ = None  # type: ignore[assignment]
 
     def current(self) -> Any:
-        self.session.check()
+        self.check()
         if not self.dirty:
             return self.base
         made = FrozenList([node_of(one).current() if is_draft(one) else one for one in self._data()])
-        for place, kid in self.dirty_kids.items():
+        for place, kid in (self.dirty_kids or {}).items():
             if place is not None:
                 list.__setitem__(made, place, kid.current())
         return made
@@ -483,7 +482,7 @@ class ListDraft(ContainerDraft, MutableSequence[Any]):
             return base
         kind, item = self.kind, self.kind.item
         start = len(edits)
-        for place, kid in self.dirty_kids.items():
+        for place, kid in (self.dirty_kids or {}).items():
             if place is None:
                 continue  # it stands in the working copy itself
             mark = len(edits)
@@ -526,11 +525,11 @@ class SetDraft(ContainerDraft, MutableSet[Any]):
         return set(it)
 
     def _data(self) -> Any:
-        self.session.check()
+        self.check()
         return self.base if self._work is None else self._work
 
     def _writable(self) -> Any:
-        self.session.check()
+        self.check()
         if self._work is None:
             self._work = FrozenSet(self.base)
         self.touch()

@@ -4,6 +4,9 @@
 moved, and never quadratic in the length of a list. Neither function recurses, so any depth is safe.
 """
 
+# Documents are Any: isinstance makes dicts and lists of them whose parts are unknown to pyright.
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from bisect import bisect_left
@@ -44,10 +47,6 @@ def _same_scalar(a: Document, b: Document) -> bool:
     return bool(a == b)
 
 
-def _is_container(document: Document) -> bool:
-    return isinstance(document, (dict, list))
-
-
 def documents_equal(a: Document, b: Document) -> bool:
     """Say whether two documents hold the same values of the same kinds.
 
@@ -60,31 +59,27 @@ def documents_equal(a: Document, b: Document) -> bool:
         if x is y:
             continue
         if isinstance(x, dict) and isinstance(y, dict):
-            mapping: dict[str, Any] = x
-            other: dict[str, Any] = y
-            if len(mapping) != len(other):
+            if len(x) != len(y):
                 return False
-            for key, old in mapping.items():
-                new = other.get(key, _MISSING)
+            for key, old in x.items():
+                new = y.get(key, _MISSING)
                 if new is old:
                     continue
-                if _is_container(old):
+                if isinstance(old, (dict, list)):
                     pending.append((old, new))
                 elif not _same_scalar(old, new):
                     return False
         elif isinstance(x, list) and isinstance(y, list):
-            sequence: list[Any] = x
-            counterpart: list[Any] = y
-            if len(sequence) != len(counterpart):
+            if len(x) != len(y):
                 return False
-            for old, new in zip(sequence, counterpart, strict=True):
+            for old, new in zip(x, y, strict=True):
                 if new is old:
                     continue
-                if _is_container(old):
+                if isinstance(old, (dict, list)):
                     pending.append((old, new))
                 elif not _same_scalar(old, new):
                     return False
-        elif _is_container(x) or not _same_scalar(x, y):
+        elif isinstance(x, (dict, list)) or not _same_scalar(x, y):
             return False
     return True
 
@@ -175,7 +170,7 @@ def _diff_lists(path: str, x: list[Any], y: list[Any], patch: Patch) -> list[_Pa
         kept += i >= 0
         end_x, end_y = i, j
     changed = len(moves) + len(replaced)
-    if changed > max(kept, 1) and x and not pairs and not any(_is_container(part) for part in x):
+    if changed > max(kept, 1) and x and not pairs and not any(isinstance(part, (dict, list)) for part in x):
         patch.append({"op": "replace", "path": path, "value": y})
         return []
     patch.extend(moves)
@@ -187,6 +182,15 @@ def _diff_lists(path: str, x: list[Any], y: list[Any], patch: Patch) -> list[_Pa
 def _matches(x: list[Any], y: list[Any]) -> list[tuple[int, int]]:
     """Return index pairs of equal elements, rising on both sides; what lies between them was changed."""
     low, end_x, end_y = 0, len(x), len(y)
+    if end_x == end_y:
+        # Most elements are in place at a glance, so that the others need no deep comparison to be paired.
+        same = [
+            at
+            for at in range(end_x)
+            if x[at] is y[at] or (not isinstance(x[at], (dict, list)) and _same_scalar(x[at], y[at]))
+        ]
+        if 2 * len(same) >= end_x - 1:
+            return [(at, at) for at in same]
     shorter = min(end_x, end_y)
     while low < shorter and documents_equal(x[low], y[low]):
         low += 1

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pydantic import ValidationError
 
 from reactstate.errors import FrozenStateError, StateValidationError
-from reactstate.state.models import ModelKind, assemble
+from reactstate.state.models import (
+    ModelKind,
+    assemble,
+    new_object,
+    set_class,
+    set_dict,
+    set_extra,
+    set_fields_set,
+    set_private,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,21 +44,21 @@ class Node:
         owner: The node of the container it stands in; None for the root, and once it was taken out.
         key: Where it stands in its owner.
         dirty: Something in it was written.
-        kids: The drafts of its parts, by key.
-        dirty_kids: Those of them that were written.
-        session: The root's node, which knows whether the recipe still runs.
+        kids: The drafts of its parts, by key; None as long as there are none.
+        dirty_kids: Those of them that were written; None as long as there are none.
+        root: The root's node, which knows whether the recipe still runs.
     """
 
-    __slots__ = ("base", "dirty", "dirty_kids", "key", "kids", "kind", "owner", "session")
+    __slots__ = ("base", "dirty", "dirty_kids", "key", "kids", "kind", "owner", "root")
 
     kind: Any
     base: Any
     owner: Node | None
     key: Any
     dirty: bool
-    kids: dict[Any, Any]
-    dirty_kids: dict[Any, Node]
-    session: Session
+    kids: dict[Any, Any] | None
+    dirty_kids: dict[Any, Node] | None
+    root: ModelNode
 
     def touch(self) -> None:
         """Note that something here was written, up to the root."""
@@ -59,14 +68,23 @@ class Node:
             owner = node.owner
             if owner is None:
                 return
+            if owner.dirty_kids is None:
+                owner.dirty_kids = {}
             owner.dirty_kids[node.key] = node
             node = owner
 
+    def adopt(self, key: Any, kid: Any) -> None:
+        """Keep the draft of the part at *key*."""
+        if self.kids is None:
+            self.kids = {}
+        self.kids[key] = kid
+
     def forget(self, key: Any) -> None:
         """Let go of the draft at *key*: what is done to it from now on changes nothing here."""
-        kid = self.kids.pop(key, None)
+        kid = None if self.kids is None else self.kids.pop(key, None)
         if kid is not None:
-            self.dirty_kids.pop(key, None)
+            if self.dirty_kids is not None:
+                self.dirty_kids.pop(key, None)
             node_of(kid).owner = None
 
     def level(self) -> int:
@@ -75,6 +93,11 @@ class Node:
         while node is not None:
             count, node = count + 1, node.owner
         return count
+
+    def check(self) -> None:
+        """Raise FrozenStateError when the recipe has ended."""
+        if not self.root.open:
+            raise FrozenStateError(_TOO_LATE)
 
     def finish(self, path: Path, edits: list[Edit]) -> Any:
         """Return the new value, frozen and validated, and append the edits that lead to it."""
@@ -85,32 +108,9 @@ class Node:
         raise NotImplementedError
 
 
-class Session:
-    """The life of the drafts of one recipe."""
-
-    __slots__ = ("models", "open")
-
-    def __init__(self) -> None:
-        self.open = True
-        self.models: list[Any] = []
-
-    def close(self) -> None:
-        """Make every draft of this recipe unusable."""
-        self.open = False
-        for draft in self.models:
-            dead = type(draft)._reactstate_dead
-            object.__setattr__(draft, "__dict__", {})
-            object.__setattr__(draft, "__class__", dead)
-
-    def check(self) -> None:
-        """Raise FrozenStateError when the recipe has ended."""
-        if not self.open:
-            raise FrozenStateError(_TOO_LATE)
-
-
 def node_of(draft: Any) -> Node:
-    """Return the node of *draft*: containers are their own."""
-    return draft if isinstance(draft, Node) else draft._reactstate_node
+    """Return the node of *draft*: containers are their own, a model's is in its slot for private attributes."""
+    return draft if isinstance(draft, Node) else draft.__pydantic_private__
 
 
 def is_draft(value: Any) -> bool:
@@ -149,42 +149,62 @@ def explain(exc: ValidationError, where: str) -> StateValidationError:
 class ModelNode(Node):
     """The place of a model's draft."""
 
-    __slots__ = ("draft", "touched")
+    __slots__ = ("draft", "drafts", "open", "touched")
 
     kind: ModelKind
     draft: Any
-    touched: dict[str, None]
+    touched: dict[str, None] | None
+    open: bool
+    drafts: list[Any] | None
+
+    def close(self) -> None:
+        """End the recipe: make every draft of it unusable. For the root only."""
+        self.open = False
+        draft = self.draft
+        set_class(draft, type(draft)._reactstate_dead)
+        if self.drafts is not None:
+            for draft in self.drafts:
+                set_class(draft, type(draft)._reactstate_dead)
 
     def finish(self, path: Path, edits: list[Edit]) -> Any:
         base = self.base
         if not self.dirty:
             return base
-        kind, fields, before = self.kind, self.draft.__dict__, self.base.__dict__
+        kind = self.kind
         rules = kind.rules
+        fields, before, touched = self.draft.__dict__, base.__dict__, self.touched
         start = len(edits)
-        for name, kid in self.dirty_kids.items():
-            mark = len(edits)
-            fields[name] = kid.finish((path, kind, name), edits)
-            if name in rules.whole:
-                fields[name] = _assign(kind, fields, name, fields[name])
-                self.touched[name] = None
-            if name in self.touched:
-                del edits[mark:]
-        for name in self.touched:
-            old = before[name]
-            if old is not fields[name]:
-                mark = len(edits)
-                kind.fields[name].diff(old, fields[name], (path, kind, name), edits)
-                if len(edits) == mark:
-                    fields[name] = old
+        if self.dirty_kids is not None:
+            touched = self._finish_kids(path, edits)
+        if touched is not None:
+            for name in touched:
+                old = before[name]
+                if old is not fields[name]:
+                    mark = len(edits)
+                    kind.fields[name].diff(old, fields[name], (path, kind, name), edits)
+                    if len(edits) == mark:
+                        fields[name] = old
         if len(edits) == start:
             return base
         fields_set = base.__pydantic_fields_set__
-        if not fields_set.issuperset(self.touched):
-            fields_set = fields_set | self.touched.keys()
-        if rules.rebuild or rules.has_after:
-            return self._validated(fields, fields_set, path, edits, start)
-        return assemble(kind.frozen, fields, fields_set)
+        if touched is not None and not fields_set.issuperset(touched):
+            fields_set = fields_set | touched.keys()
+        if rules.plain:
+            return assemble(kind.frozen, fields, fields_set)
+        return self._validated(fields, fields_set, path, edits, start)
+
+    def _finish_kids(self, path: Path, edits: list[Edit]) -> dict[str, None] | None:
+        """Put the new values of the changed parts in place; return the fields that are still to be compared."""
+        kind, fields, touched = self.kind, self.draft.__dict__, self.touched
+        for name, kid in (self.dirty_kids or {}).items():
+            mark = len(edits)
+            fields[name] = kid.finish((path, kind, name), edits)
+            if name in kind.rules.whole:
+                fields[name] = _assign(kind, fields, name, fields[name])
+                touched = {**(touched or {}), name: None}
+            if touched is not None and name in touched:
+                del edits[mark:]
+        return touched
 
     def _validated(
         self, fields: dict[str, Any], fields_set: set[str], path: Path, edits: list[Edit], start: int
@@ -214,25 +234,25 @@ class ModelNode(Node):
         return base if len(edits) == start else made
 
     def current(self) -> Any:
-        self.session.check()
+        self.check()
         if not self.dirty:
             return self.base
         fields = dict(self.draft.__dict__)
-        for name, kid in self.dirty_kids.items():
+        for name, kid in (self.dirty_kids or {}).items():
             fields[name] = kid.current()
         return assemble(self.kind.frozen, fields, self.base.__pydantic_fields_set__)
 
 
 def _assign(kind: ModelKind, fields: dict[str, Any], name: str, value: Any) -> Any:
     try:
-        return kind.rules.assign(fields, name, value)
+        return kind.rules.assign(fields, name, value)[0][name]
     except ValidationError as exc:
         raise explain(exc, kind.cls.__name__) from exc
 
 
 def _set_field(self: Any, name: str, value: Any) -> None:
     """Assign to a field of a model draft: validated by the field's own schema, at once."""
-    node: ModelNode = self._reactstate_node
+    node: ModelNode = self.__pydantic_private__
     fields = self.__dict__
     kind = node.kind
     field = kind.fields.get(name)
@@ -244,12 +264,18 @@ def _set_field(self: Any, name: str, value: Any) -> None:
         raise StateValidationError(f"{kind.cls.__name__} has no field {name!r}")
     if type(value) not in _SCALARS:
         value = settle(value)
-    fields[name] = _assign(kind, fields, name, value)
+    try:
+        fields[name] = kind.rules.assign(fields, name, value)[0][name]
+    except ValidationError as exc:
+        raise explain(exc, kind.cls.__name__) from exc
     if field.recursive:
         _check_depth(field, fields[name], node)
     if node.kids:
         node.forget(name)
-    node.touched[name] = None
+    if node.touched is None:
+        node.touched = {name: None}
+    else:
+        node.touched[name] = None
     if not node.dirty:
         node.touch()
 
@@ -276,14 +302,15 @@ class _Part:
     def __get__(self, draft: Any, owner: type | None = None) -> Any:
         if draft is None:
             raise AttributeError(self._name)
-        node = draft._reactstate_node
-        kid = node.kids.get(self._name)
+        node = draft.__pydantic_private__
+        name = self._name
+        if node.kids is not None and name in node.kids:
+            return node.kids[name]
+        value = draft.__dict__[name]
+        kid = draft_of(self._kind, value, node, name)
         if kid is None:
-            value = draft.__dict__[self._name]
-            kid = draft_of(self._kind, value, node, self._name)
-            if kid is None:
-                return value
-            node.kids[self._name] = kid
+            return value
+        node.adopt(name, kid)
         return kid
 
     def __set__(self, draft: Any, value: Any) -> None:
@@ -291,16 +318,16 @@ class _Part:
 
 
 def _equal(self: Any, other: object) -> Any:
-    mine = self._reactstate_node.current()
+    mine = self.__pydantic_private__.current()
     return mine == (node_of(other).current() if is_draft(other) else other)
 
 
 def _represent(self: Any) -> str:
-    return f"<draft of {self._reactstate_node.current()!r}>"
+    return f"<draft of {self.__pydantic_private__.current()!r}>"
 
 
 def _copy(self: Any, _memo: Any = None) -> Any:
-    return self._reactstate_node.current()
+    return self.__pydantic_private__.current()
 
 
 def _dead(self: Any, name: str) -> Any:
@@ -320,7 +347,7 @@ def make_draft_class(kind: ModelKind) -> type[Any]:
         "__module__": cls.__module__,
         "__qualname__": cls.__qualname__,
         "__reactstate_derived__": True,
-        "__slots__": ("_reactstate_node",),
+        "__slots__": (),
         "__setattr__": _set_field,
         "__delattr__": _delete_field,
         "__eq__": _equal,
@@ -356,33 +383,34 @@ def make_draft_class(kind: ModelKind) -> type[Any]:
 
 def begin(kind: ModelKind, base: Any) -> ModelNode:
     """Return the node of a new root draft over *base*."""
-    return _model_node(kind, base, None, None, Session())
-
-
-def _model_node(kind: ModelKind, base: Any, owner: Node | None, key: Any, session: Session) -> ModelNode:
     node = ModelNode()
     node.kind = kind
     node.base = base
-    node.owner = owner
-    node.key = key
+    node.owner = None
     node.dirty = False
-    node.kids = {}
-    node.dirty_kids = {}
-    node.touched = {}
-    node.session = session
+    node.kids = node.dirty_kids = node.touched = node.drafts = None
+    node.root = node
+    node.open = True
     fields = base.__dict__
-    fields = (
-        fields.copy() if len(fields) == len(kind.fields) else {name: fields[name] for name in kind.fields}
-    )  # a cached property lives in the same dict and must not travel
-    draft = assemble(kind.draft_class, fields, base.__pydantic_fields_set__)
-    object.__setattr__(draft, "_reactstate_node", node)
-    node.draft = draft
-    session.models.append(draft)
+    if len(fields) != len(kind.fields):  # a cached property lives in the same dict and must not travel
+        fields = {name: fields[name] for name in kind.fields}
+    node.draft = draft = new_object(kind.draft_class)
+    set_dict(draft, fields.copy())
+    set_fields_set(draft, base.__pydantic_fields_set__)
+    set_extra(draft, None)
+    set_private(draft, node)
     return node
 
 
 def _model_draft(kind: Any, base: Any, owner: Node, key: Any) -> Any:
-    return _model_node(kind, base, owner, key, owner.session).draft
+    node = begin(kind, base)
+    node.owner = owner
+    node.key = key
+    root = node.root = owner.root
+    if root.drafts is None:
+        root.drafts = []
+    root.drafts.append(node.draft)
+    return node.draft
 
 
 _MAKERS: dict[type[Any], Callable[[Any, Any, Node, Any], Any]] = {ModelKind: _model_draft}

@@ -103,7 +103,7 @@ def kind_of(cls: type[Any]) -> ModelKind:
     """
     kind = _MODELS.get(cls)
     if kind is not None:
-        if not kind.fields and cls.model_fields:
+        if not kind.known:
             kind.recursive = True  # met again while its own fields are being compiled
         return kind
     _check_model(cls)

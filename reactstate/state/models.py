@@ -15,21 +15,34 @@ if TYPE_CHECKING:
     from reactstate.state.edits import Edit, Path
     from reactstate.state.schema import Rules
 
-__all__ = ["ModelKind", "assemble", "fields_of", "frozen_class"]
+__all__ = [
+    "ModelKind",
+    "assemble",
+    "frozen_class",
+    "new_object",
+    "set_class",
+    "set_dict",
+    "set_extra",
+    "set_fields_set",
+    "set_private",
+]
 
-_set_dict: Callable[[Any, Any], None] = BaseModel.__dict__["__dict__"].__set__
-_set_fields_set: Callable[[Any, Any], None] = BaseModel.__dict__["__pydantic_fields_set__"].__set__
-_set_extra: Callable[[Any, Any], None] = BaseModel.__dict__["__pydantic_extra__"].__set__
-_set_private: Callable[[Any, Any], None] = BaseModel.__dict__["__pydantic_private__"].__set__
+set_dict: Callable[[Any, Any], None] = BaseModel.__dict__["__dict__"].__set__
+set_fields_set: Callable[[Any, Any], None] = BaseModel.__dict__["__pydantic_fields_set__"].__set__
+set_extra: Callable[[Any, Any], None] = BaseModel.__dict__["__pydantic_extra__"].__set__
+set_private: Callable[[Any, Any], None] = BaseModel.__dict__["__pydantic_private__"].__set__
+
+new_object = object.__new__
+set_class: Callable[[Any, type[Any]], None] = object.__dict__["__class__"].__set__
 
 
 def assemble(cls: type[Any], fields: dict[str, Any], fields_set: set[str]) -> Any:
     """Return an instance of *cls* made of *fields* as they are, without validation; *fields* becomes its own."""
-    made = cls.__new__(cls)
-    _set_dict(made, fields)
-    _set_fields_set(made, fields_set)
-    _set_extra(made, None)
-    _set_private(made, None)
+    made = new_object(cls)
+    set_dict(made, fields)
+    set_fields_set(made, fields_set)
+    set_extra(made, None)
+    set_private(made, None)
     return made
 
 
@@ -72,12 +85,6 @@ def _derive(cls: type[Any], namespace: dict[str, Any]) -> type[Any]:
     return type.__new__(type(cls), cls.__name__, (cls,), namespace)
 
 
-def fields_of(value: Any) -> dict[str, Any]:
-    """Return the field values of a model, by name (the model's own dict: do not change it)."""
-    fields: dict[str, Any] = value.__dict__
-    return fields
-
-
 class ModelKind(Kind):
     """A model, field by field.
 
@@ -88,7 +95,12 @@ class ModelKind(Kind):
         fields: The kind of each field.
         names: The fields' names, sorted.
         migrations: Functions over the raw document, by the version that they start from.
+        rules: How pydantic validates its fields one by one.
+        draft_class: The class of its drafts.
     """
+
+    rules: Rules
+    draft_class: type[Any]
 
     wire: frozenset[Wire] = frozenset(("object",))
     editable = True
@@ -101,16 +113,16 @@ class ModelKind(Kind):
         self.schema_version: int = getattr(cls, "__reactstate_schema_version__", 0)
         self.migrations: dict[int, Callable[[Any], Any]] = getattr(cls, "__reactstate_migrations__", {})
         self.fields: dict[str, Kind] = {}
+        self.known = False
         self.names: list[str] = []
         self.strict = bool(cls.model_config.get("strict"))
         self.versioned = self.type_name is not None
         self._encoders: list[tuple[str, Kind | None]] = []
-        self._rules: Rules | None = None
-        self._draft_class: type[Any] | None = None
 
     def complete(self, fields: dict[str, Kind]) -> None:
         """Take the kinds of the fields, once all are known."""
         self.fields = fields
+        self.known = True
         self.names = sorted(fields)
         self._encoders = [(name, None if fields[name].plain else fields[name]) for name in self.names]
         self.versioned = self.versioned or any(kind.versioned for kind in fields.values())
@@ -122,23 +134,19 @@ class ModelKind(Kind):
         found = self.cls.__pydantic_decorators__
         return bool(found.field_validators or found.model_validators or found.validators or found.root_validators)
 
-    @property
-    def rules(self) -> Rules:
-        """How pydantic validates its fields one by one."""
-        if self._rules is None:
+    def __getattr__(self, name: str) -> Any:
+        """Make the rules and the draft class when they are first needed; from then on they are plain attributes."""
+        if name == "rules":
             from reactstate.state.schema import Rules
 
-            self._rules = Rules(self)
-        return self._rules
-
-    @property
-    def draft_class(self) -> type[Any]:
-        """The class of its drafts."""
-        if self._draft_class is None:
+            self.rules = Rules(self)
+            return self.rules
+        if name == "draft_class":
             from reactstate.state.draft import make_draft_class
 
-            self._draft_class = make_draft_class(self)
-        return self._draft_class
+            self.draft_class = make_draft_class(self)
+            return self.draft_class
+        raise AttributeError(name)
 
     # --- documents ------------------------------------------------------------------------------------------------
 
@@ -224,7 +232,7 @@ class ModelKind(Kind):
         if kind is self.frozen:
             return value
         if kind is self.cls:
-            object.__setattr__(value, "__class__", self.frozen)
+            set_class(value, self.frozen)
             return value
         raise ValueError(
             f"a {kind.__name__} stands where {self.cls.__name__} is declared; "

@@ -14,21 +14,21 @@ Sharing
     it inserts is its own copy, so neither the patch nor an inverse returned earlier is ever changed by it.
 
 Cost
-    ``diff`` is linear in what is not shared (``is``) between the documents, times the nesting of lists whose elements
+    ``diff`` is linear in what is not shared (``is``) between the documents, times the nesting of lists whose parent
     moved, and never quadratic in the length of a list. A patch costs O(depth) per operation with ``replay``, and
     O(width of the containers on the path) with ``apply_patch``. None of them recurses.
 """
 
+# Documents are Any: isinstance makes dicts and lists of them whose parts are unknown to pyright.
+# pyright: reportUnknownArgumentType=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from reactstate.errors import PatchError
 from reactstate.state.difference import Document, Patch, PatchOperation, diff, documents_equal
 from reactstate.state.pointer import escape, join, split
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 __all__ = [
     "Document",
@@ -105,8 +105,7 @@ def _brief(operation: object) -> str:
     """Name an operation without its value, which may be large or secret."""
     if not isinstance(operation, dict):
         return type(operation).__name__
-    members: dict[object, object] = operation
-    return repr({name: members[name] for name in ("op", "from", "path") if name in members})
+    return repr({name: operation[name] for name in ("op", "from", "path") if name in operation})
 
 
 def _member(operation: PatchOperation, name: str) -> Any:
@@ -194,28 +193,26 @@ def _put(
     root, parent = _parent(root, tokens, owned)
     last = tokens[-1]
     if isinstance(parent, dict):
-        members: dict[str, Any] = parent
-        old = members.get(last, _MISSING)
+        old = parent.get(last, _MISSING)
         if old is _MISSING and not insert:
             raise PatchError(f"there is no member {last!r}")
-        members[last] = value
+        parent[last] = value
         if inverse is not None:
             path = join(tokens)
             inverse.append(
                 {"op": "remove", "path": path} if old is _MISSING else {"op": "replace", "path": path, "value": old}
             )
         return root
-    elements: list[Any] = parent
     if insert:
-        index = len(elements) if last == "-" else _index(last, len(elements) + 1)
-        elements.insert(index, value)
+        index = len(parent) if last == "-" else _index(last, len(parent) + 1)
+        parent.insert(index, value)
         if inverse is not None:
             inverse.append({"op": "remove", "path": f"{join(tokens[:-1])}/{index}"})
         return root
-    index = _index(last, len(elements))
+    index = _index(last, len(parent))
     if inverse is not None:
-        inverse.append({"op": "replace", "path": join(tokens), "value": elements[index]})
-    elements[index] = value
+        inverse.append({"op": "replace", "path": join(tokens), "value": parent[index]})
+    parent[index] = value
     return root
 
 
@@ -301,7 +298,7 @@ def _copy(value: Document) -> Document:
     pending: list[Any] = [holder]
     while pending:
         node = pending.pop()
-        places: Iterable[tuple[Any, Any]] = node.items() if isinstance(node, dict) else enumerate(node)
+        places = node.items() if isinstance(node, dict) else enumerate(node)
         for place, part in places:
             if isinstance(part, dict):
                 node[place] = dict(part)

@@ -89,7 +89,7 @@ def run_recipe(base: S, recipe: Recipe, args: tuple[Any, ...] = ()) -> tuple[S, 
     """Run *recipe* over a draft of *base*; return the new state and its edits, or *base* and none."""
     cls = type(base)
     node = begin(kind_of(cls), base)
-    session = node.session
+    edits: list[Edit] = []
     try:
         if callable(recipe):
             result = recipe(node.draft, *args)
@@ -99,10 +99,9 @@ def run_recipe(base: S, recipe: Recipe, args: tuple[Any, ...] = ()) -> tuple[S, 
                 return edit_between(base, result)
         else:
             _assign_fields(node.draft, recipe, args)
-        edits: list[Edit] = []
         state = node.finish(None, edits)
     finally:
-        session.close()
+        node.close()
     if state is not base and cls.check_transition is not State.check_transition:
         state.check_transition(base)
     return state, edits

@@ -238,7 +238,7 @@ def _opening(function: Callable[..., Any]) -> Callable[..., Any]:
 def _settle_by_type(models: set[type[Any]]) -> Callable[[Any], Any]:
     """Return what freezes the result of a place that several types, or models, may stand in."""
     from reactstate.state.draft import settle
-    from reactstate.state.models import frozen_class
+    from reactstate.state.models import frozen_class, set_class
 
     frozen = {cls: frozen_class(cls) for cls in models}
     exact = frozenset(frozen.values())
@@ -248,7 +248,7 @@ def _settle_by_type(models: set[type[Any]]) -> Callable[[Any], Any]:
         if kind in exact:
             return value
         if kind in frozen:
-            object.__setattr__(value, "__class__", frozen[kind])
+            set_class(value, frozen[kind])
             return value
         if isinstance(value, BaseModel):
             settled = settle(value)
@@ -291,10 +291,13 @@ class Rules:
 
     Attributes:
         whole: The fields that are validated as a whole when something inside them changed.
+        assign: Called with the fields, a name and a value; returns ``(fields, extra, names)`` with the validated value
+            among the fields, or raises pydantic's ValidationError. What it is given stays as it is.
+        plain: The model has no validators of its own.
         rebuild: Before or wrap validators make the model be validated as a whole when something in it changed.
     """
 
-    __slots__ = ("_after", "_fields", "rebuild", "whole")
+    __slots__ = ("_after", "assign", "plain", "rebuild", "whole")
 
     def __init__(self, kind: ModelKind) -> None:
         cls = kind.cls
@@ -322,24 +325,12 @@ class Rules:
                 after = {"type": "function-after", "function": node["function"], "schema": after}
             else:
                 self.rebuild = True
-        self._fields = _validator(inner, definitions, config)
+        self.assign = _validator(inner, definitions, config).validate_assignment
         self._after = None if after["type"] == "any" else _validator(after, [], config)
+        self.plain = self._after is None and not self.rebuild
         self.whole = frozenset(
             name for name in kind.fields if kind.fields[name].whole or name in _validated_fields(cls)
         )
-
-    def assign(self, fields: dict[str, Any], name: str, value: Any) -> Any:
-        """Return *value* validated for the field *name* beside the other *fields*, which stay as they are.
-
-        Raises:
-            pydantic.ValidationError: It does not fit.
-        """
-        return self._fields.validate_assignment(fields, name, value)[0][name]
-
-    @property
-    def has_after(self) -> bool:
-        """Whether there are after-validators of the model."""
-        return self._after is not None
 
     def after(self, state: Any) -> Any:
         """Run the model's after-validators on *state* and return what they return.

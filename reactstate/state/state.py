@@ -80,7 +80,7 @@ def _assign_while_validating(state: Any, name: str, value: Any) -> None:
     kind = kind_of(type(state))
     if name not in kind.fields:
         raise FrozenStateError(f"{type(state).__name__} has no field {name!r}; a validator may only set fields")
-    state.__dict__[name] = kind.rules.assign(state.__dict__, name, value)
+    state.__dict__[name] = kind.rules.assign(state.__dict__, name, value)[0][name]
 
 
 def _refuse_deletion(self: Any, name: str) -> NoReturn:
