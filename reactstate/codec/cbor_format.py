@@ -53,7 +53,7 @@ def decode(data: Buffer) -> Any:
         io.BytesIO(data),
         tag_hook=_refuse_tag,
         semantic_decoders=_DECODERS,
-        max_depth=MAX_DEPTH,
+        max_depth=MAX_DEPTH + 1,  # the tag of a bignum counts as a level
         allow_indefinite=False,
         allow_duplicate_keys=False,
         strict_hashable_types=True,

@@ -55,7 +55,8 @@ def check_document(document: Any) -> None:
             mapping: dict[Any, Any] = node
             for key in mapping:
                 if type(key) is not str:
-                    raise _refusal(place, key, f"the key is of type {type(key).__name__}; turn it into a str")
+                    why = f"a key of it is of type {type(key).__name__}; turn it into a str"
+                    raise _refusal(place[2] or place, place[3], why)
                 if not key.isascii() and _has_surrogate(key):
                     raise _refusal(place, key, "the key has a lone surrogate; remove it")
             items = mapping.items()
@@ -123,13 +124,17 @@ def _has_surrogate(text: str) -> bool:
     return False
 
 
-def _refusal(place: _Place, key: Any, why: str) -> CodecError:
+def _refusal(place: _Place, key: str | int | None, why: str) -> CodecError:
     """Return the error for the value under *key* of *place*, with the JSON pointer to it."""
-    keys: list[Any] = [key]
+    keys = [key]
     at: _Place | None = place
     while at is not None:
         keys.append(at[3])
         at = at[2]
     # the last two are the root's own index in the list around it, and that list's missing key
-    pointer = "".join(f"/{ascii(part)[1:-1] if isinstance(part, str) else part}" for part in reversed(keys[:-2]))
+    parts = [
+        ascii(part)[1:-1].replace("~", "~0").replace("/", "~1") if isinstance(part, str) else str(part)
+        for part in reversed(keys[:-2])
+    ]
+    pointer = "".join(f"/{part}" for part in parts)
     return CodecError(f"not a document at {pointer or 'its root'}: {why}")

@@ -85,6 +85,7 @@ def documents_equal(a: Document, b: Document) -> bool:
 
 
 _Pair = tuple[str, Document, Document]
+_Match = tuple[int, int]
 
 
 def diff(a: Document, b: Document) -> Patch:
@@ -151,6 +152,10 @@ def _diff_lists(path: str, x: list[Any], y: list[Any], patch: Patch) -> list[_Pa
     end_x, end_y = len(x), len(y)
     for i, j in reversed([(-1, -1), *_matches(x, y)]):
         start_x, start_y = i + 1, j + 1
+        kept += i >= 0
+        if start_x == end_x and start_y == end_y:
+            end_x, end_y = i, j
+            continue
         paired = min(end_x - start_x, end_y - start_y)
         moves.extend({"op": "remove", "path": f"{path}/{at}"} for at in range(end_x - 1, start_x + paired - 1, -1))
         moves.extend(
@@ -167,7 +172,6 @@ def _diff_lists(path: str, x: list[Any], y: list[Any], patch: Patch) -> list[_Pa
                 kept += 1
             else:
                 replaced.append({"op": "replace", "path": f"{path}/{at}", "value": new})
-        kept += i >= 0
         end_x, end_y = i, j
     changed = len(moves) + len(replaced)
     if changed > max(kept, 1) and x and not pairs and not any(isinstance(part, (dict, list)) for part in x):
@@ -179,38 +183,70 @@ def _diff_lists(path: str, x: list[Any], y: list[Any], patch: Patch) -> list[_Pa
     return pairs
 
 
-def _matches(x: list[Any], y: list[Any]) -> list[tuple[int, int]]:
+def _matches(x: list[Any], y: list[Any]) -> list[_Match]:
     """Return index pairs of equal elements, rising on both sides; what lies between them was changed."""
-    low, end_x, end_y = 0, len(x), len(y)
+    if len(x) != len(y):
+        return _match_run(x, y)
+    matches: list[_Match] = []
+    start = 0
+    for at, part in enumerate(x):
+        # A part that is still the same object in the same place has not moved, whatever happened around it.
+        if part is y[at] and isinstance(part, (dict, list)):
+            if start < at:
+                matches.extend((start + i, start + j) for i, j in _match_run(x[start:at], y[start:at]))
+            matches.append((at, at))
+            start = at + 1
+    matches.extend((start + i, start + j) for i, j in _match_run(x[start:], y[start:]))
+    return matches
+
+
+def _match_run(x: list[Any], y: list[Any]) -> list[_Match]:
+    """Return index pairs of equal elements: what the two have in common at both ends, and in the middle."""
+    end_x, end_y = len(x), len(y)
     if end_x == end_y:
-        # Most elements are in place at a glance, so that the others need no deep comparison to be paired.
-        same = [
-            at
-            for at in range(end_x)
-            if x[at] is y[at] or (not isinstance(x[at], (dict, list)) and _same_scalar(x[at], y[at]))
+        at_a_glance = [
+            (at, at)
+            for at, (old, new) in enumerate(zip(x, y, strict=True))
+            if old is new or (not isinstance(old, (dict, list)) and _same_scalar(old, new))
         ]
-        if 2 * len(same) >= end_x - 1:
-            return [(at, at) for at in same]
+        # One element at most is left, which needs no comparison to be paired; deep nesting stays linear by this.
+        if len(at_a_glance) >= end_x - 1:
+            return at_a_glance
+    low = 0
     shorter = min(end_x, end_y)
-    while low < shorter and documents_equal(x[low], y[low]):
+    while low < shorter and (x[low] is y[low] or documents_equal(x[low], y[low])):
         low += 1
-    while end_x > low and end_y > low and documents_equal(x[end_x - 1], y[end_y - 1]):
+    while end_x > low and end_y > low:
+        last_x, last_y = x[end_x - 1], y[end_y - 1]
+        if last_x is not last_y and not documents_equal(last_x, last_y):
+            break
         end_x -= 1
         end_y -= 1
     matches = [(at, at) for at in range(low)]
-    if end_x - low > 1 or end_y - low > 1:
-        in_place = [at for at in range(low, end_x) if end_x == end_y and documents_equal(x[at], y[at])]
-        if 2 * len(in_place) >= end_x - low > 0:
-            matches.extend((at, at) for at in in_place)
-        elif low < end_x and low < end_y:
-            keys_x = [_key(part) for part in x[low:end_x]]
-            keys_y = [_key(part) for part in y[low:end_y]]
-            # Distinct documents may share a key (NaN is written as null), so each match is checked.
-            matches.extend(
-                (low + i, low + j) for i, j in _align(keys_x, keys_y) if documents_equal(x[low + i], y[low + j])
-            )
+    if low < end_x and low < end_y:
+        matches.extend((low + i, low + j) for i, j in _match_middle(x[low:end_x], y[low:end_y]))
     matches.extend(zip(range(end_x, len(x)), range(end_y, len(y)), strict=True))
     return matches
+
+
+def _match_middle(x: list[Any], y: list[Any]) -> list[_Match]:
+    """Return index pairs of equal elements: those in the same place, or aligned ones if these leave less to change."""
+    in_place = [(at, at) for at, (old, new) in enumerate(zip(x, y, strict=False)) if documents_equal(old, new)]
+    aligned = _align([_key(part) for part in x], [_key(part) for part in y])
+    # Distinct documents may share a key (NaN is written as null), so each match is checked.
+    aligned = [(i, j) for i, j in aligned if documents_equal(x[i], y[j])]
+    sizes = (len(x), len(y))
+    return aligned if _changes(aligned, sizes) < _changes(in_place, sizes) else in_place
+
+
+def _changes(matches: list[_Match], sizes: _Match) -> int:
+    """Count the elements to replace, insert or remove between *matches*."""
+    count = 0
+    start_x = start_y = 0
+    for i, j in [*matches, sizes]:
+        count += max(i - start_x, j - start_y)
+        start_x, start_y = i + 1, j + 1
+    return count
 
 
 def _key(part: Document) -> object:
@@ -224,9 +260,9 @@ def _key(part: Document) -> object:
         return object()
 
 
-def _align(x: Sequence[object], y: Sequence[object]) -> list[tuple[int, int]]:
+def _align(x: Sequence[object], y: Sequence[object]) -> list[_Match]:
     """Align two sequences of keys, as in patience diff: by keys that occur once on each side, then between those."""
-    matches: list[tuple[int, int]] = []
+    matches: list[_Match] = []
     start_x = start_y = 0
     for i, j in [*_anchors(x, y), (len(x), len(y))]:
         end_x, end_y = i, j
@@ -234,7 +270,7 @@ def _align(x: Sequence[object], y: Sequence[object]) -> list[tuple[int, int]]:
             matches.append((start_x, start_y))
             start_x += 1
             start_y += 1
-        tail: list[tuple[int, int]] = []
+        tail: list[_Match] = []
         while start_x < end_x and start_y < end_y and x[end_x - 1] == y[end_y - 1]:
             end_x -= 1
             end_y -= 1
@@ -249,7 +285,7 @@ def _align(x: Sequence[object], y: Sequence[object]) -> list[tuple[int, int]]:
     return matches
 
 
-def _anchors(x: Sequence[object], y: Sequence[object]) -> list[tuple[int, int]]:
+def _anchors(x: Sequence[object], y: Sequence[object]) -> list[_Match]:
     """Return the longest rising run of keys that occur exactly once on each side."""
     where_x: dict[object, int] = {}
     where_y: dict[object, int] = {}
@@ -266,7 +302,7 @@ def _anchors(x: Sequence[object], y: Sequence[object]) -> list[tuple[int, int]]:
         link = (i, j, last[length - 1] if length else None)
         last_j[length : length + 1] = [j]
         last[length : length + 1] = [link]
-    run: list[tuple[int, int]] = []
+    run: list[_Match] = []
     node: Any = last[-1] if last else None
     while node is not None:
         run.append((node[0], node[1]))
@@ -275,7 +311,7 @@ def _anchors(x: Sequence[object], y: Sequence[object]) -> list[tuple[int, int]]:
     return run
 
 
-def _longest_common(x: Sequence[object], y: Sequence[object]) -> list[tuple[int, int]]:
+def _longest_common(x: Sequence[object], y: Sequence[object]) -> list[_Match]:
     """Return the index pairs of a longest common subsequence, in O(len(x) * len(y))."""
     width = len(y) + 1
     lengths = [0] * ((len(x) + 1) * width)
@@ -287,7 +323,7 @@ def _longest_common(x: Sequence[object], y: Sequence[object]) -> list[tuple[int,
                 lengths[at] = lengths[at + width + 1] + 1
             else:
                 lengths[at] = max(lengths[at + width], lengths[at + 1])
-    matches: list[tuple[int, int]] = []
+    matches: list[_Match] = []
     i = j = 0
     while i < len(x) and j < len(y):
         at = i * width + j

@@ -14,7 +14,7 @@ Sharing
     it inserts is its own copy, so neither the patch nor an inverse returned earlier is ever changed by it.
 
 Cost
-    ``diff`` is linear in what is not shared (``is``) between the documents, times the nesting of lists whose parent
+    ``diff`` is linear in what is not shared (``is``) between the documents, times the nesting of lists whose elements
     moved, and never quadratic in the length of a list. A patch costs O(depth) per operation with ``replay``, and
     O(width of the containers on the path) with ``apply_patch``. None of them recurses.
 """

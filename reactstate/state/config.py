@@ -1,0 +1,84 @@
+"""StateConfig: how a container of one state behaves."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Literal
+
+from reactstate.errors import SettingsError, UnsupportedError
+
+__all__ = ["StateConfig"]
+
+
+class StateConfig:
+    """How much a container keeps, and what it does when somebody is slow.
+
+    Args:
+        history_size: The most changes that are kept in the history.
+        history_retention: How long they are kept; None for as long as there is room. The newest always stays.
+        buffer_size: How many unread changes are kept for a subscriber.
+        snapshot_interval: Take a snapshot by itself after so many versions (int) or so much time (timedelta).
+        max_snapshots: How many of the snapshots taken by itself are kept; named ones are never removed.
+        concurrency: ``"optimistic"``; ``"pessimistic"`` needs locks.
+        on_lag: What a subscriber that falls behind gets: ``"raise"`` or ``"resync"``.
+
+    Raises:
+        SettingsError: A value is out of range.
+        UnsupportedError: ``concurrency="pessimistic"``.
+    """
+
+    __slots__ = (
+        "buffer_size",
+        "concurrency",
+        "history_retention",
+        "history_size",
+        "max_snapshots",
+        "on_lag",
+        "snapshot_interval",
+    )
+
+    def __init__(
+        self,
+        history_size: int = 1000,
+        history_retention: timedelta | None = None,
+        buffer_size: int = 1000,
+        snapshot_interval: int | timedelta | None = None,
+        max_snapshots: int = 10,
+        concurrency: Literal["optimistic", "pessimistic"] = "optimistic",
+        on_lag: Literal["raise", "resync"] = "raise",
+    ) -> None:
+        for name, value in (
+            ("history_size", history_size),
+            ("buffer_size", buffer_size),
+            ("max_snapshots", max_snapshots),
+        ):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise SettingsError(f"{name} must be a whole number from 1 on, not {value!r}")
+        if history_retention is not None and history_retention <= timedelta(0):
+            raise SettingsError("history_retention must be a positive timedelta, or None")
+        if snapshot_interval is not None and (
+            isinstance(snapshot_interval, bool)
+            or not isinstance(snapshot_interval, int | timedelta)
+            or snapshot_interval <= (timedelta(0) if isinstance(snapshot_interval, timedelta) else 0)
+        ):
+            raise SettingsError("snapshot_interval must be a positive number of versions or a positive timedelta")
+        if concurrency not in {"optimistic", "pessimistic"}:
+            raise SettingsError(f'concurrency must be "optimistic" or "pessimistic", not {concurrency!r}')
+        if concurrency == "pessimistic":
+            raise UnsupportedError(
+                'concurrency="pessimistic" needs locks, which this container does not have; use "optimistic"',
+                layer="container",
+                capability="locks",
+            )
+        if on_lag not in {"raise", "resync"}:
+            raise SettingsError(f'on_lag must be "raise" or "resync", not {on_lag!r}')
+        self.history_size = history_size
+        self.history_retention = history_retention
+        self.buffer_size = buffer_size
+        self.snapshot_interval = snapshot_interval
+        self.max_snapshots = max_snapshots
+        self.concurrency = concurrency
+        self.on_lag: Literal["raise", "resync"] = on_lag
+
+    def __repr__(self) -> str:
+        return f"StateConfig({', '.join(f'{name}={getattr(self, name)!r}' for name in self.__slots__)})"

@@ -1,0 +1,132 @@
+"""History: the newest changes, oldest first."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from reactstate.errors import NoHistoricalState
+from reactstate.state.change import DROPPED, StateChange
+
+if TYPE_CHECKING:
+    from datetime import datetime, timedelta
+
+    from reactstate.clock import Clock
+    from reactstate.state.state import State
+
+__all__ = ["History"]
+
+S = TypeVar("S", bound="State")
+
+_HELD = 8
+"""How many of the newest changes hold their state; those of older ones are rebuilt."""
+
+
+class History(Sequence[StateChange[S]]):
+    """The newest changes of a container, oldest first; a sequence that only the container extends.
+
+    It keeps edits and the newest few states, not a copy per version. Versions in it have no gaps.
+
+    Args:
+        size: The most changes that are kept.
+        retention: How long they are kept; None for ever. The newest change always stays.
+        clock: Tells their age.
+    """
+
+    def __init__(self, size: int, retention: timedelta | None, clock: Clock) -> None:
+        self._changes: deque[StateChange[S]] = deque(maxlen=size)
+        self._held: deque[StateChange[S]] = deque()
+        self._retention_ns = None if retention is None else round(retention.total_seconds() * 1e9)
+        self._clock = clock
+
+    def extend(self, change: StateChange[S]) -> None:
+        """Append the next change."""
+        held = self._held
+        if held:
+            held[-1]._next = change
+        held.append(change)
+        if len(held) > _HELD:
+            held.popleft()._state = DROPPED
+        self._changes.append(change)
+        if self._retention_ns is not None:
+            self._expire()
+
+    def _expire(self) -> None:
+        oldest = self._clock.time_ns() - (self._retention_ns or 0)
+        while len(self._changes) > 1 and self._changes[0]._timestamp_ns < oldest:
+            self._changes.popleft()
+
+    def __len__(self) -> int:
+        if self._retention_ns is not None:
+            self._expire()
+        return len(self._changes)
+
+    @overload
+    def __getitem__(self, index: int) -> StateChange[S]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[StateChange[S]]: ...
+    def __getitem__(self, index: int | slice) -> Any:
+        return list(self._changes)[index] if isinstance(index, slice) else self._changes[index]
+
+    def __iter__(self) -> Iterator[StateChange[S]]:
+        return iter(list(self._changes))
+
+    @property
+    def oldest_version(self) -> int | None:
+        """The version of the oldest change that is kept."""
+        return self._changes[0].version if self._changes else None
+
+    @property
+    def newest_version(self) -> int | None:
+        """The version of the newest change."""
+        return self._changes[-1].version if self._changes else None
+
+    def find(self, version: int) -> StateChange[S]:
+        """Return the change that made *version*.
+
+        Raises:
+            NoHistoricalState: It is not kept.
+        """
+        changes = list(self._changes)
+        place = version - changes[0].version if changes else -1
+        if not 0 <= place < len(changes):
+            raise self.missing(f"version {version} is not in the history")
+        return changes[place]
+
+    def get_previous(self, steps: int = 1) -> StateChange[S]:
+        """Return the change that was the newest *steps* versions ago.
+
+        Raises:
+            ValueError: *steps* is less than 1.
+            NoHistoricalState: It is not kept.
+        """
+        if steps < 1:
+            raise ValueError("steps must be 1 or more")
+        newest = self.newest_version
+        if newest is None:
+            raise self.missing("there is no history yet")
+        return self.find(newest - steps)
+
+    def find_time(self, moment: datetime) -> StateChange[S]:
+        """Return the newest change that had been made at *moment*.
+
+        Raises:
+            ValueError: *moment* has no time zone.
+            NoHistoricalState: No kept change is that old.
+        """
+        if moment.tzinfo is None:
+            raise ValueError("a point in time needs a time zone, such as datetime.UTC")
+        for change in reversed(list(self._changes)):
+            if change.timestamp <= moment:
+                return change
+        raise self.missing(f"no version is as old as {moment.isoformat()}")
+
+    def missing(self, what: str) -> NoHistoricalState:
+        """Return the error that says which versions are kept."""
+        oldest, newest = self.oldest_version, self.newest_version
+        kept = "none" if oldest is None else f"{oldest} to {newest}"
+        return NoHistoricalState(f"{what}; versions kept: {kept}", oldest=oldest, newest=newest)
+
+    def __repr__(self) -> str:
+        return f"History({self.oldest_version}..{self.newest_version})"

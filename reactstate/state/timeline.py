@@ -1,0 +1,376 @@
+"""Timeline: versions in a row, and what it takes to make the next one.
+
+It is pure and knows nothing of loops, locks or disks. The *head* is what everybody sees; the *tip* is where the next
+change starts from. They are the same, except while changes wait in a container for their flush.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from reactstate.errors import ConflictError, StateNotFoundError, StateValidationError
+from reactstate.state.change import ChangeType, StateChange, VersionedState
+from reactstate.state.fieldtypes import kind_of
+from reactstate.state.history import History
+from reactstate.state.produce import check_state_value, edit_between, run_recipe
+from reactstate.state.state import State
+
+if TYPE_CHECKING:
+    from datetime import datetime, timedelta
+
+    from reactstate.clock import Clock
+    from reactstate.state.edits import Edit
+
+__all__ = ["Plan", "Timeline", "action_of", "check_tags"]
+
+S = TypeVar("S", bound=State)
+
+_UPDATE = ChangeType.UPDATE
+
+
+class Plan(Generic[S]):
+    """What the next change is to be.
+
+    Attributes:
+        change_type: Its type.
+        state: The state after it; None for a delete.
+        edits: What it does.
+        action: What to call it when the caller gave no name.
+        target: The version that an undo or redo concerns.
+    """
+
+    __slots__ = ("action", "change_type", "edits", "state", "target")
+
+    def __init__(
+        self,
+        change_type: ChangeType,
+        state: S | None,
+        edits: list[Edit],
+        action: str | None = None,
+        target: int | None = None,
+    ) -> None:
+        self.change_type = change_type
+        self.state = state
+        self.edits = edits
+        self.action = action
+        self.target = target
+
+
+def action_of(recipe: Any) -> str | None:
+    """Return the name of a recipe that is a function with a name."""
+    name = getattr(recipe, "__name__", None)
+    return None if name == "<lambda>" else name
+
+
+def check_tags(tags: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Return a copy of the tags of a change.
+
+    Raises:
+        StateValidationError: A key is not a str, or a value is not a str, int, float, bool or None.
+    """
+    if tags is None:
+        return None
+    for name, value in tags.items():
+        if not isinstance(name, str) or not (value is None or type(value) in {str, int, float, bool}):
+            raise StateValidationError(f"tag {name!r}: tags are str: str, int, float, bool or None, not {value!r}")
+    return dict(tags)
+
+
+class Timeline(Generic[S]):
+    """The versions of one state.
+
+    Args:
+        cls: The state type.
+        clock: Tells the time of each change.
+        history_size: The most changes that are kept.
+        history_retention: How long they are kept.
+    """
+
+    __slots__ = (
+        "_created_ns",
+        "_tags",
+        "_time_ns",
+        "_updated_ns",
+        "cls",
+        "head",
+        "history",
+        "kind",
+        "pending",
+        "state",
+        "tip",
+        "tip_state",
+        "tip_version",
+        "undoable",
+        "undone",
+        "version",
+    )
+
+    def __init__(
+        self, cls: type[S], clock: Clock, history_size: int = 1000, history_retention: timedelta | None = None
+    ) -> None:
+        self.cls = cls
+        self.kind = kind_of(cls)
+        self.history: History[S] = History(history_size, history_retention, clock)
+        self.pending: deque[StateChange[S]] = deque()
+        self.state: S | None = None
+        self.version = 0
+        self.head: StateChange[S] | None = None
+        self.tip: StateChange[S] | None = None
+        self.tip_state: S | None = None
+        self.tip_version = 0
+        self.undoable: list[int] = []
+        self.undone: list[int] = []
+        self._time_ns = clock.time_ns
+        self._created_ns = self._updated_ns = 0
+        self._tags: Mapping[str, Any] | None = None
+
+    # --- the row of versions --------------------------------------------------------------------------------------
+
+    def push(
+        self,
+        change_type: ChangeType,
+        state: S | None,
+        edits: list[Edit],
+        actor: str | None,
+        action: str | None,
+        tags: Mapping[str, Any] | None,
+        target: int | None = None,
+    ) -> StateChange[S]:
+        """Make the next change at the tip; nobody sees it before ``show``."""
+        version = self.tip_version + 1
+        change = StateChange(version, change_type, state, edits, self._time_ns(), actor, action, tags, target)
+        self.tip = change
+        self.tip_state = state
+        self.tip_version = version
+        if target is not None:
+            self._note_undo(change)
+        else:
+            self.undoable.append(version)
+            if self.undone:
+                self.undone.clear()
+        self.pending.append(change)
+        return change
+
+    def show(self) -> StateChange[S]:
+        """Make the oldest pending change the head and return it."""
+        change = self.pending.popleft()
+        self.history.extend(change)
+        if change._type is ChangeType.CREATE:
+            self._created_ns = change._timestamp_ns
+        self.head = change
+        self.state = change._state
+        self.version = change._version
+        return change
+
+    def withdraw(self) -> None:
+        """Drop all pending changes: the tip is the head again."""
+        self.pending.clear()
+        self.tip, self.tip_state, self.tip_version = self.head, self.state, self.version
+        self.undoable.clear()
+        self.undone.clear()
+        for change in self.history:
+            self._note(change)
+
+    def adopt(self, change: StateChange[S], state: S | None) -> None:
+        """Append a change that was made elsewhere or read from a journal; *state* is the state after it."""
+        change._state = state
+        self._note(change)
+        self.pending.append(change)
+        self.tip, self.tip_state, self.tip_version = change, state, change.version
+        self.show()
+
+    def begin(self, version: int, state: S | None, created_ns: int, updated_ns: int, tags: Any) -> None:
+        """Start from a version whose change is not known."""
+        self._updated_ns, self._tags = updated_ns, tags
+        self.version = self.tip_version = version
+        self.state = self.tip_state = state
+        self._created_ns = created_ns
+
+    def _note(self, change: StateChange[S]) -> None:
+        if change._target is not None:
+            self._note_undo(change)
+        else:
+            self.undoable.append(change._version)
+            self.undone.clear()
+
+    def _note_undo(self, change: StateChange[S]) -> None:
+        target = change._target
+        if target is None:
+            return
+        source, goal = (self.undoable, self.undone) if change._what == "undo" else (self.undone, self.undoable)
+        if target in source:
+            source.remove(target)
+        goal.append(target)
+
+    def current(self) -> VersionedState[S]:
+        """Return the head."""
+        head = self.head
+        if head is None:
+            return VersionedState(self.state, self.version, self._updated_ns, self._created_ns, self._tags)
+        return VersionedState(self.state, head._version, head._timestamp_ns, self._created_ns, head._tags)
+
+    def versioned(self, change: StateChange[S]) -> VersionedState[S]:
+        """Return what *change* made, which was just shown."""
+        created = self._created_ns
+        return VersionedState(change.new_state, change._version, change._timestamp_ns, created, change._tags)
+
+    def view(self) -> Timeline[S]:
+        """Return the timeline as it is now, for planning while others go on; it shares the history."""
+        seen: Timeline[S] = object.__new__(Timeline)
+        for name in Timeline.__slots__:
+            setattr(seen, name, getattr(self, name))
+        seen.undoable = self.undoable[-1:]
+        seen.undone = self.undone[-1:]
+        seen.pending = deque()
+        return seen
+
+    def at(self, version: int | datetime) -> S:
+        """Return the state at a version or point in time.
+
+        Raises:
+            NoHistoricalState: It is not kept.
+            StateNotFoundError: It was deleted then.
+        """
+        state = self.state_at(version) if isinstance(version, int) else self.state_at_time(version)
+        if state is None:
+            raise StateNotFoundError(f"the state was deleted at {version}")
+        return state
+
+    # --- looking back ---------------------------------------------------------------------------------------------
+
+    def change_at(self, version: int) -> StateChange[S]:
+        """Return the change that made *version*, pending ones included.
+
+        Raises:
+            NoHistoricalState: It is not kept.
+        """
+        if self.pending and version >= self.pending[0].version:
+            for change in self.pending:
+                if change.version == version:
+                    return change
+        return self.history.find(version)
+
+    def state_at(self, version: int) -> S | None:
+        """Return the state after *version*; None when that version deleted it.
+
+        Raises:
+            NoHistoricalState: It is not kept.
+        """
+        if version == self.tip_version and version > 0:
+            return self.tip_state
+        oldest = self.history.oldest_version
+        if oldest is not None and version == oldest - 1 and version > 0:
+            return self.history[0].old_state
+        return self.change_at(version).new_state
+
+    def state_at_time(self, moment: datetime) -> S | None:
+        """Return the state that was current at *moment*.
+
+        Raises:
+            ValueError: *moment* has no time zone.
+            NoHistoricalState: No kept version is that old.
+        """
+        return self.history.find_time(moment).new_state
+
+    # --- plans: what the next change is to be ---------------------------------------------------------------------
+
+    def need_state(self) -> S:
+        """Return the state at the tip.
+
+        Raises:
+            StateNotFoundError: There is none.
+        """
+        if self.tip_state is None:
+            raise StateNotFoundError(
+                "nothing is stored yet; set a first state"
+                if self.tip_version == 0
+                else f"the state was deleted in version {self.tip_version}; set a new one"
+            )
+        return self.tip_state
+
+    def plan_update(self, recipe: Any, args: tuple[Any, ...]) -> Plan[S] | None:
+        """Plan what *recipe* does to the tip; None when it changes nothing."""
+        base = self.need_state()
+        state, edits = run_recipe(base, recipe, args)
+        return None if state is base else Plan(_UPDATE, state, edits, action_of(recipe))
+
+    def plan_set(self, new_state: S) -> Plan[S] | None:
+        """Plan a whole new state."""
+        check_state_value(self.cls, new_state)
+        if self.tip_state is None:
+            return Plan(ChangeType.CREATE, new_state, [(None, None, new_state)], "set")
+        state, edits = edit_between(self.tip_state, new_state)
+        return None if state is self.tip_state else Plan(_UPDATE, state, edits, "set")
+
+    def plan_merge(self, other: S) -> Plan[S] | None:
+        """Plan the merge of the tip with *other*."""
+        base = self.need_state()
+        check_state_value(self.cls, other)
+        merged = base.merge(other)
+        check_state_value(self.cls, merged)
+        state, edits = edit_between(base, merged)
+        return None if state is base else Plan(ChangeType.MERGE, state, edits, "merge")
+
+    def plan_delete(self) -> Plan[S]:
+        """Plan the removal of the state."""
+        return Plan(ChangeType.DELETE, None, [(None, self.need_state(), None)], "delete")
+
+    def plan_return(self, state: S | None, action: str, target: int | None = None) -> Plan[S] | None:
+        """Plan to come back to *state*, an earlier one."""
+        base = self.tip_state
+        if base is None or state is None:
+            if base is state:
+                return None
+            return Plan(ChangeType.ROLLBACK, state, [(None, base, state)], action, target)
+        found, edits = edit_between(base, state)
+        if found is base and target is None:
+            return None
+        return Plan(ChangeType.ROLLBACK, found, edits, action, target)
+
+    def plan_rollback(self, steps: int) -> Plan[S] | None:
+        """Plan to come back to the version *steps* before the tip."""
+        if steps < 1:
+            raise ValueError("steps must be 1 or more")
+        return self.plan_rollback_to(self.tip_version - steps)
+
+    def plan_rollback_to(self, version: int) -> Plan[S] | None:
+        """Plan to come back to *version*."""
+        return self.plan_return(self.state_at(version), "rollback")
+
+    def plan_undo(self) -> Plan[S] | None:
+        """Plan to revert the newest change that is neither undo nor redo nor already undone."""
+        if not self.undoable or self.undoable[-1] <= 1:
+            raise self.history.missing("there is nothing left to undo")
+        target = self.undoable[-1]
+        return self.plan_return(self.change_at(target).old_state, "undo", target)
+
+    def plan_redo(self) -> Plan[S] | None:
+        """Plan to bring back the last undone change."""
+        if not self.undone:
+            raise self.history.missing("there is nothing to redo")
+        target = self.undone[-1]
+        return self.plan_return(self.change_at(target).new_state, "redo", target)
+
+    def expect_version(self, expected: int) -> None:
+        """Refuse when the tip is not of version *expected*.
+
+        Raises:
+            ConflictError: It is not.
+        """
+        if self.tip_version != expected:
+            raise ConflictError(
+                f"version {expected} was expected, but the state is at version {self.tip_version}; read it and try again",
+                current=self.tip_as_current(),
+            )
+
+    def tip_as_current(self) -> VersionedState[S]:
+        """Return the tip as a versioned state."""
+        tip = self.tip
+        if tip is None:
+            return self.current()
+        return VersionedState(self.tip_state, tip._version, tip._timestamp_ns, self._created_ns, tip._tags)
+
+
+Planner = Callable[[Timeline[Any]], "Plan[Any] | None"]
