@@ -1,3 +1,213 @@
-"""Typed, versioned, reactive, durable state containers."""
+"""Typed, versioned, reactive, durable state containers.
+
+Everything public can be imported from here; each name is loaded when it is first used, so that importing the package
+costs little and needs none of its extras.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from reactstate.clock import Clock, ManualClock, SystemClock
+    from reactstate.codec import AesGcmEncryption, Codec, Decoded, Encryption
+    from reactstate.container.container import StateContainer
+    from reactstate.container.reads import BoundedStaleness, Consistency, Eventual, Strong
+    from reactstate.container.snapshots import SnapshotInfo
+    from reactstate.errors import (
+        AlreadyOpenError,
+        CheckpointNotFoundError,
+        ClockDriftError,
+        ClosedError,
+        CodecError,
+        CompactedError,
+        ConflictError,
+        ContentionError,
+        CorruptionError,
+        DecodeError,
+        DecompressionLimitError,
+        DecryptionError,
+        FrozenStateError,
+        InvalidKeyError,
+        LaggedError,
+        LeaseLostError,
+        LimitExceededError,
+        LockTimeoutError,
+        MergeUnsupportedError,
+        NoHistoricalState,
+        NotACounterError,
+        PatchError,
+        ReactStateError,
+        ReadOnlyError,
+        ReplicaConflictError,
+        SchemaVersionError,
+        SettingsError,
+        SnapshotNotFoundError,
+        StateDefinitionError,
+        StateNotFoundError,
+        StateValidationError,
+        StorageError,
+        StorageFailedError,
+        TooManyTransactions,
+        TransactionConflict,
+        TransactionNotActive,
+        TransactionTimeout,
+        TransientError,
+        TransitionError,
+        UnavailableError,
+        UnknownOutcomeError,
+        UnknownTypeError,
+        UnsupportedError,
+        WrongContextError,
+    )
+    from reactstate.persistence.file import FilePersistence
+    from reactstate.persistence.memory import MemoryPersistence
+    from reactstate.persistence.protocol import StatePersistence
+    from reactstate.state.atomic import AtomicState
+    from reactstate.state.broadcast import Broadcast
+    from reactstate.state.change import ChangeType, StateChange, StateMetadata, VersionedState
+    from reactstate.state.config import StateConfig
+    from reactstate.state.derive import View, ViewChange, derive, select
+    from reactstate.state.document import from_document, states_equal, to_document
+    from reactstate.state.fieldtypes import register_scalar
+    from reactstate.state.history import History
+    from reactstate.state.maps import Map
+    from reactstate.state.patch import apply_patch, diff, invert
+    from reactstate.state.produce import Produced, produce
+    from reactstate.state.state import State, migration, state_key
+    from reactstate.state.subscription import Subscription
+    from reactstate.state.watch import Watch
 
 __version__ = "0.1.0"
+
+_HOMES: dict[str, tuple[str, ...]] = {
+    "clock": ("Clock", "ManualClock", "SystemClock"),
+    "codec": ("AesGcmEncryption", "Codec", "Decoded", "Encryption"),
+    "container.container": ("StateContainer",),
+    "container.reads": ("BoundedStaleness", "Consistency", "Eventual", "Strong"),
+    "container.snapshots": ("SnapshotInfo",),
+    "persistence.file": ("FilePersistence",),
+    "persistence.memory": ("MemoryPersistence",),
+    "persistence.protocol": ("StatePersistence",),
+    "state.atomic": ("AtomicState",),
+    "state.broadcast": ("Broadcast",),
+    "state.change": ("ChangeType", "StateChange", "StateMetadata", "VersionedState"),
+    "state.config": ("StateConfig",),
+    "state.derive": ("View", "ViewChange", "derive", "select"),
+    "state.document": ("from_document", "states_equal", "to_document"),
+    "state.fieldtypes": ("register_scalar",),
+    "state.history": ("History",),
+    "state.maps": ("Map",),
+    "state.patch": ("apply_patch", "diff", "invert"),
+    "state.produce": ("Produced", "produce"),
+    "state.state": ("State", "migration", "state_key"),
+    "state.subscription": ("Subscription",),
+    "state.watch": ("Watch",),
+}
+
+__all__ = [
+    "AesGcmEncryption",
+    "AlreadyOpenError",
+    "AtomicState",
+    "BoundedStaleness",
+    "Broadcast",
+    "ChangeType",
+    "CheckpointNotFoundError",
+    "Clock",
+    "ClockDriftError",
+    "ClosedError",
+    "Codec",
+    "CodecError",
+    "CompactedError",
+    "ConflictError",
+    "Consistency",
+    "ContentionError",
+    "CorruptionError",
+    "DecodeError",
+    "Decoded",
+    "DecompressionLimitError",
+    "DecryptionError",
+    "Encryption",
+    "Eventual",
+    "FilePersistence",
+    "FrozenStateError",
+    "History",
+    "InvalidKeyError",
+    "LaggedError",
+    "LeaseLostError",
+    "LimitExceededError",
+    "LockTimeoutError",
+    "ManualClock",
+    "Map",
+    "MemoryPersistence",
+    "MergeUnsupportedError",
+    "NoHistoricalState",
+    "NotACounterError",
+    "PatchError",
+    "Produced",
+    "ReactStateError",
+    "ReadOnlyError",
+    "ReplicaConflictError",
+    "SchemaVersionError",
+    "SettingsError",
+    "SnapshotInfo",
+    "SnapshotNotFoundError",
+    "State",
+    "StateChange",
+    "StateConfig",
+    "StateContainer",
+    "StateDefinitionError",
+    "StateMetadata",
+    "StateNotFoundError",
+    "StatePersistence",
+    "StateValidationError",
+    "StorageError",
+    "StorageFailedError",
+    "Strong",
+    "Subscription",
+    "SystemClock",
+    "TooManyTransactions",
+    "TransactionConflict",
+    "TransactionNotActive",
+    "TransactionTimeout",
+    "TransientError",
+    "TransitionError",
+    "UnavailableError",
+    "UnknownOutcomeError",
+    "UnknownTypeError",
+    "UnsupportedError",
+    "VersionedState",
+    "View",
+    "ViewChange",
+    "Watch",
+    "WrongContextError",
+    "apply_patch",
+    "derive",
+    "diff",
+    "from_document",
+    "invert",
+    "migration",
+    "produce",
+    "register_scalar",
+    "select",
+    "state_key",
+    "states_equal",
+    "to_document",
+]
+
+_HOME_OF = {name: f"{__name__}.{home}" for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(_HOME_OF.get(name, f"{__name__}.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

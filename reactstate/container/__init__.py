@@ -1,0 +1,1 @@
+"""StateContainer: one typed state, versioned, watched and durable."""

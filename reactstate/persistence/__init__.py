@@ -1,0 +1,1 @@
+"""Where a container's changes go: the protocol, files, and nothing (memory)."""

@@ -6,7 +6,7 @@ import asyncio
 import os
 from typing import TYPE_CHECKING
 
-from reactstate.errors import StorageError
+from reactstate.errors import ClosedError, StorageError
 from reactstate.persistence.names import BLOB_DIRECTORY, blob_file, blob_name, check_blob_name
 from reactstate.persistence.protocol import BlobInfo
 from reactstate.persistence.sealing import FILE_HEADER_SIZE
@@ -22,13 +22,14 @@ __all__ = ["BlobFolder"]
 class BlobFolder:
     """The blobs of one persistence; a write to a name waits for the write before it."""
 
-    __slots__ = ("_clock", "_files", "_sealing", "_writing", "directory")
+    __slots__ = ("_clock", "_files", "_sealing", "closed", "directory", "writing")
 
     def __init__(self, files: FileSystem, directory: str, sealing: Sealing, clock: Clock) -> None:
         self._files = files
         self._sealing = sealing
         self._clock = clock
-        self._writing = asyncio.Lock()
+        self.writing = asyncio.Lock()
+        self.closed = False
         self.directory = os.path.join(directory, BLOB_DIRECTORY)  # noqa: PTH118 - paths are strings here
 
     def _path(self, name: str) -> str:
@@ -38,7 +39,8 @@ class BlobFolder:
         """Store *data* under *name*."""
         path = self._path(name)
         packed = self._sealing.pack_blob(name, data, self._clock.time_ns())
-        async with self._writing:
+        async with self.writing:
+            self._check()
             try:
                 await self._files.replace_file(path, packed)
             except OSError as exc:
@@ -54,6 +56,10 @@ class BlobFolder:
         except OSError as exc:
             raise StorageError(f"the blob {path!r} could not be read: {exc}", path=path) from exc
         return self._sealing.unpack_blob(data, name, path)
+
+    def _check(self) -> None:
+        if self.closed:
+            raise ClosedError("the persistence was closed before this blob was its turn; nothing was changed")
 
     def names(self) -> list[str]:
         """Return all names, sorted."""
@@ -89,7 +95,8 @@ class BlobFolder:
     async def delete(self, name: str) -> bool:
         """Remove the blob, durably; say whether it was there."""
         path = self._path(name)
-        async with self._writing:
+        async with self.writing:
+            self._check()
             return await asyncio.to_thread(self._remove, path)
 
     def _remove(self, path: str) -> bool:

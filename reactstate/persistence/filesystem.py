@@ -160,6 +160,8 @@ def _control() -> Any:
 
 
 _pread = pick_pread(os)
+_pwrite = pick_pwrite(os)
+_sync = pick_sync(_control(), os)
 
 
 class LocalFileSystem(FileSystem):
@@ -240,9 +242,17 @@ class LocalFileSystem(FileSystem):
         """Cut the file."""
         os.ftruncate(handle, size)
 
-    pwrite = staticmethod(pick_pwrite(os))
-    sync = staticmethod(pick_sync(_control(), os))
-    close = staticmethod(os.close)
+    def pwrite(self, handle: int, data: bytes, offset: int) -> int:
+        """Write once; the system may take fewer bytes."""
+        return _pwrite(handle, data, offset)
+
+    def sync(self, handle: int) -> None:
+        """Sync with the cheapest call that makes bytes and length durable."""
+        _sync(handle)
+
+    def close(self, handle: int) -> None:
+        """Close the descriptor."""
+        os.close(handle)
 
     def lock(self, path: str) -> HeldLock:
         """Hold a lock of the operating system, which a killed process cannot leave behind."""

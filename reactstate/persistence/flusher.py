@@ -28,13 +28,13 @@ from reactstate.errors import ReactStateError, StorageError
 from reactstate.persistence.journal import Turn
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterator
     from _thread import LockType
+    from collections.abc import Awaitable, Callable, Generator
 
     from reactstate.persistence.journal import Journal
     from reactstate.persistence.protocol import SchemaTag
 
-__all__ = ["PATIENCE_S", "Batch", "Flusher"]
+__all__ = ["PATIENCE_S", "Batch", "Flusher", "done"]
 
 PATIENCE_S = 0.0003
 """The longest time for which the event loop is held, in seconds."""
@@ -51,13 +51,18 @@ class _Done:
     def __init__(self, error: BaseException | None) -> None:
         self._error = error
 
-    def __await__(self) -> Iterator[Any]:
+    def __await__(self) -> Generator[Any, Any, None]:
         if self._error is not None:
             raise self._error
-        return iter(())
+        yield from ()
 
 
 _DONE = _Done(None)
+
+
+def done() -> Awaitable[None]:
+    """Return an awaitable that is done."""
+    return _DONE
 
 
 class Batch:
@@ -81,19 +86,17 @@ class _Order:
 
     __slots__ = ("done", "error", "future", "signal", "turn")
 
-    def __init__(self, turn: Turn | None, future: asyncio.Future[None] | None) -> None:
+    def __init__(self, turn: Turn | None) -> None:
         self.turn = turn
-        self.future = future
+        self.future: asyncio.Future[None] | None = None
         self.done = False
         self.error: BaseException | None = None
         self.signal: LockType | None = None
 
 
-class _Close(_Order):
-    __slots__ = ()
+class _End(_Order):
+    """The last order; without a future nobody waits, and nothing more is written."""
 
-
-class _Abandon(_Order):
     __slots__ = ()
 
 
@@ -104,6 +107,7 @@ class Flusher:
         journal: What is written; no other thread calls its methods meanwhile.
         durability: ``"always"`` syncs before a batch is done; otherwise ``sync`` must be called for that.
         loop: Where awaitables are completed.
+        on_end: Called by the thread once it writes nothing any more: the place to release a lock.
     """
 
     __slots__ = (
@@ -113,15 +117,19 @@ class Flusher:
         "_journal",
         "_loop",
         "_mutex",
+        "_on_end",
         "_pending",
         "_pulse_s",
         "_thread",
     )
 
-    def __init__(self, journal: Journal, durability: str, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, journal: Journal, durability: str, loop: asyncio.AbstractEventLoop, on_end: Callable[[], object]
+    ) -> None:
         self._journal = journal
         self._always = durability == "always"
         self._loop = loop
+        self._on_end = on_end
         self._jobs: queue.SimpleQueue[Batch | _Order] = queue.SimpleQueue()
         self._mutex = threading.Lock()
         self._pending = 0
@@ -161,11 +169,11 @@ class Flusher:
             UnknownOutcomeError: The sync failed.
             StorageFailedError: An earlier one did.
         """
-        await self._order(_Order(None, self._loop.create_future()))
+        await self._order(_Order(None))
 
     async def turn(self, turn: Turn) -> None:
         """Return when what is submitted from now on goes to a new segment; see ``Journal.turn``."""
-        await self._order(_Order(turn, self._loop.create_future()))
+        await self._order(_Order(turn))
 
     async def close(self) -> None:
         """Write what was submitted, sync, close the journal and end the thread.
@@ -173,20 +181,19 @@ class Flusher:
         Raises:
             UnknownOutcomeError: The last sync failed.
         """
-        await self._order(_Close(None, self._loop.create_future()))
+        await self._order(_End(None))
 
     def abandon(self) -> None:
         """End the thread without another write, for a persistence that nobody holds any more."""
-        self._jobs.put(_Abandon(None, None))
+        self._jobs.put(_End(None))
 
     async def _order(self, order: _Order) -> None:
-        future = order.future
-        if future is not None:
-            with self._mutex:
-                self._pending += 1
-            self._jobs.put(order)
-            # The order is carried out whether or not its caller stays to see it.
-            await asyncio.shield(future)
+        future = order.future = self._loop.create_future()
+        with self._mutex:
+            self._pending += 1
+        self._jobs.put(order)
+        # The order is carried out whether or not its caller stays to see it.
+        await asyncio.shield(future)
 
     # --- the thread's side --------------------------------------------------------------------------------------
 
@@ -209,7 +216,7 @@ class Flusher:
                 self._flush(group)
             else:
                 self._obey(job)
-                if isinstance(job, (_Close, _Abandon)):
+                if isinstance(job, _End):
                     return
 
     def _flush(self, group: list[Batch]) -> None:
@@ -260,10 +267,8 @@ class Flusher:
     def _obey(self, order: _Order) -> None:
         error: BaseException | None = None
         try:
-            if isinstance(order, _Abandon):
-                self._journal.abandon()
-            elif isinstance(order, _Close):
-                self._journal.close()
+            if isinstance(order, _End):
+                self._end(order)
             elif order.turn is not None:
                 self._journal.turn(order.turn)
             else:
@@ -274,6 +279,15 @@ class Flusher:
             error = StorageError(f"the journal could not be written: {exc!r}", path=self._journal.path)
             error.__cause__ = exc
         self._finish([order], error)
+
+    def _end(self, order: _Order) -> None:
+        try:
+            if order.future is None:
+                self._journal.abandon()
+            else:
+                self._journal.close()
+        finally:
+            self._on_end()
 
     def _finish(self, jobs: list[Any], error: BaseException | None) -> None:
         """Let the event loop know; it looks under the mutex whether a job is done before it waits for longer."""

@@ -80,7 +80,7 @@ class Frame(NamedTuple):
 
     offset: int
     first: int
-    count: int
+    records: int
     start: int
     end: int
 
@@ -94,6 +94,7 @@ class Walk(NamedTuple):
         bad: Where bytes begin that are no good frame, or None when the segment ends cleanly.
         proven: Whether a later good header proves that the bad bytes were durable.
         resume: Where the next good header after the bad bytes is, or None.
+        durable: The largest offset that a good frame says was durable.
     """
 
     frames: list[Frame]
@@ -101,6 +102,7 @@ class Walk(NamedTuple):
     bad: int | None
     proven: bool
     resume: int | None
+    durable: int
 
 
 class Durable(NamedTuple):
@@ -152,21 +154,24 @@ def pack_frame(serial: int, offset: int, durable: int, first: int, count: int, p
     return b"".join((header, _CHECKSUM.pack(crc32(header, serial & _MASK)), payload))
 
 
-def walk(data: bytes, serial: int, start: int) -> Walk:
-    """Check the frames of segment *serial* in *data* from offset *start* on; see ``Walk``."""
+def walk(data: bytes, serial: int, start: int, shift: int = 0) -> Walk:
+    """Check the frames of segment *serial* in *data* from index *start* on; see ``Walk``.
+
+    *data* begins at offset *shift* of the segment; of the results only a frame's ``offset`` counts from its beginning.
+    """
     frames: list[Frame] = []
     view = memoryview(data)
     length = len(data)
     seed = serial & _MASK
     unpack = _FRAME.unpack_from
-    position = start
-    body = position
+    position = body = start
+    durable = 0
     while position + FRAME_SIZE <= length:
-        magic, size, own, _, first, count, payload_sum, header_sum = unpack(data, position)
+        magic, size, own, known, first, count, payload_sum, header_sum = unpack(data, position)
         body = position
         if (
             magic != _FRAME_MAGIC
-            or own != position
+            or own != position + shift
             or crc32(view[position : position + FRAME_SIZE - 4], seed) != header_sum
         ):
             break
@@ -174,12 +179,13 @@ def walk(data: bytes, serial: int, start: int) -> Walk:
         body = position + FRAME_SIZE + size
         if body > length or crc32(view[position + FRAME_SIZE : body]) != payload_sum:
             break
-        frames.append(Frame(position, first, count, position + FRAME_SIZE, body))
+        frames.append(Frame(own, first, count, position + FRAME_SIZE, body))
+        durable = known
         position = body
     if data.count(0, position) == length - position:
-        return Walk(frames, position, None, False, None)
+        return Walk(frames, position, None, False, None, durable)
     proven, resume = _look_ahead(data, position, max(body, position + 1), seed)
-    return Walk(frames, position, position, proven, resume)
+    return Walk(frames, position, position, proven, resume, durable)
 
 
 def _look_ahead(data: bytes, bad: int, position: int, seed: int) -> tuple[bool, int | None]:

@@ -81,6 +81,8 @@ class Journal:
         durable: Everything before this offset is on disk.
         frame_bytes: How many bytes of frames were written or found so far.
         failure: Why nothing may be written any more, or None.
+        segments: The serial and base of every segment that is kept, the open one last.
+        starts: The versions of the snapshots from which documents start anew.
     """
 
     __slots__ = (
@@ -102,6 +104,7 @@ class Journal:
         "publish_written",
         "segments",
         "serial",
+        "starts",
     )
 
     def __init__(self, files: FileSystem, directory: str, sealing: Sealing, *, durability: str) -> None:
@@ -110,20 +113,20 @@ class Journal:
         self._sealing = sealing
         self._ahead = durability == "always"
         self.publish_written = durability == "never"
-        self._handle = -1
-        self._publisher = -1
-        self._allocated = 0
+        self._handle: int = -1
+        self._publisher: int = -1
+        self._allocated: int = 0
         self.path = directory
-        self.serial = 0
-        self.base = 0
-        self.horizon = 0
-        self.last_version = 0
-        self.offset = 0
-        self.durable = 0
-        self.frame_bytes = 0
+        self.serial: int = 0
+        self.base: int = 0
+        self.horizon: int = 0
+        self.last_version: int = 0
+        self.offset: int = 0
+        self.durable: int = 0
+        self.frame_bytes: int = 0
         self.failure: BaseException | None = None
         self.segments: list[tuple[int, int]] = []
-        """The serial and base of every segment that is kept, the open one last."""
+        self.starts: set[int] = set()
 
     # --- opening and closing ------------------------------------------------------------------------------------
 
@@ -268,7 +271,7 @@ class Journal:
             horizon,
             self._sealing.seal_schema(turn.schema, serial),
         )
-        handle = self._create(serial, path, header, keep_going=not anew)
+        handle = self._create(path, header, keep_going=not anew)
         if self._handle >= 0:
             if self._allocated > self.offset:
                 with contextlib.suppress(OSError):
@@ -282,9 +285,11 @@ class Journal:
         self.horizon = horizon
         self.offset = self.durable = self._allocated = len(header)
         self.segments.append((serial, base))
+        if anew:
+            self.starts.add(base)
         self.publish()
 
-    def _create(self, serial: int, path: str, header: bytes, *, keep_going: bool) -> int:
+    def _create(self, path: str, header: bytes, *, keep_going: bool) -> int:
         """Create the file of a new segment with its header, durably, and return its handle."""
         handle = -1
         try:
@@ -337,5 +342,3 @@ class Journal:
             f"the file system failed under {self.path!r} ({exc}), so it is not known what is durable; "
             "close this persistence and open it anew to read back what is there"
         )
-
-

@@ -15,7 +15,7 @@ from reactstate.persistence.names import check_blob_name
 from reactstate.persistence.protocol import BlobInfo, StatePersistence
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Generator, Sequence
 
     from reactstate.clock import Clock
     from reactstate.persistence.protocol import Loaded, Record, SchemaTag, Snapshot
@@ -30,8 +30,8 @@ class _Done:
 
     __slots__ = ()
 
-    def __await__(self) -> Iterator[Any]:
-        return iter(())
+    def __await__(self) -> Generator[Any, Any, None]:
+        yield from ()
 
 
 _DONE = _Done()

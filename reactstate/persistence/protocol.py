@@ -19,10 +19,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from reactstate.errors import UnsupportedError
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 
-__all__ = ["BlobInfo", "Loaded", "Record", "SchemaTag", "Snapshot", "StatePersistence"]
+__all__ = ["BlobInfo", "Era", "Loaded", "Record", "SchemaTag", "Snapshot", "StatePersistence"]
 
 S = TypeVar("S")
 
@@ -209,6 +211,14 @@ class StatePersistence(ABC, Generic[S]):
         Raises:
             CompactedError: Records above *since* are no longer kept; ``resume`` is the oldest version to ask from.
         """
+
+    def follow(self, since: int = 0) -> AsyncIterator[Record]:
+        """Iterate over the records above *since* as another process makes them durable; for ``read_only`` ones.
+
+        Raises:
+            UnsupportedError: This persistence cannot follow.
+        """
+        raise UnsupportedError("this persistence cannot follow another writer", layer="persistence")
 
     @abstractmethod
     async def save(self, snapshot: Snapshot, *, keep_since: int) -> None:

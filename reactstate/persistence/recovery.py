@@ -20,8 +20,8 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from reactstate.errors import CompactedError, CorruptionError, PatchError, StorageError
-from reactstate.persistence.frames import CONTINUES, SEGMENT_SIZE, unpack_segment, walk
-from reactstate.persistence.names import segment_file, segment_serial, snapshot_file, snapshot_version
+from reactstate.persistence.frames import CONTINUES, DURABLE_SIZE, SEGMENT_SIZE, unpack_durable, unpack_segment, walk
+from reactstate.persistence.names import DURABLE_FILE, segment_file, segment_serial, snapshot_file, snapshot_version
 from reactstate.persistence.protocol import Era, Loaded, Snapshot
 from reactstate.state.patch import replay
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from reactstate.persistence.filesystem import FileSystem
-    from reactstate.persistence.frames import Walk
+    from reactstate.persistence.frames import Durable, Frame, Walk
     from reactstate.persistence.protocol import Record, SchemaTag
     from reactstate.persistence.sealing import Sealing
 
@@ -48,7 +48,16 @@ class Segment:
     __slots__ = ("base", "continues", "end", "format_id", "horizon", "path", "payload", "serial")
 
     def __init__(
-        self, path: str, serial: int, base: int, horizon: int, payload: bytes, end: int, format_id: int, *, continues: bool
+        self,
+        path: str,
+        serial: int,
+        base: int,
+        horizon: int,
+        payload: bytes,
+        end: int,
+        format_id: int,
+        *,
+        continues: bool,
     ) -> None:
         self.path = path
         self.serial = serial
@@ -120,7 +129,17 @@ class Recovered:
 class _Chain:
     """Replays segment after segment; one for each reading."""
 
-    __slots__ = ("change_id", "created_at_ns", "document", "eras", "records", "schema", "tags", "updated_at_ns", "version")
+    __slots__ = (
+        "change_id",
+        "created_at_ns",
+        "document",
+        "eras",
+        "records",
+        "schema",
+        "tags",
+        "updated_at_ns",
+        "version",
+    )
 
     def __init__(self, snapshot: Snapshot, history: int) -> None:
         self.eras: list[Era] = []
@@ -248,7 +267,9 @@ class Archive:
             found.torn_bytes = len(data)
         else:
             raise CorruptionError(
-                f"the header of the journal segment {path!r} is damaged; use verify() and recover()", path=path, offset=0
+                f"the header of the journal segment {path!r} is damaged; use verify() and recover()",
+                path=path,
+                offset=0,
             )
 
     async def read(self, path: str) -> bytes:
@@ -276,7 +297,28 @@ class Archive:
             if isinstance(exc.__cause__, FileNotFoundError):
                 raise CorruptionError(f"the snapshot {path!r} is missing", path=path) from exc
             raise
-        return self._sealing.unpack_snapshot(data, version, path)
+        return self.unpack_snapshot(data, version)
+
+    def unpack_snapshot(self, data: bytes, version: int) -> Snapshot:
+        """Return the snapshot at *version* from the bytes of its file."""
+        return self._sealing.unpack_snapshot(data, version, self.path(snapshot_file(version)))
+
+    def names(self) -> list[str]:
+        """Return the names of the files in the directory."""
+        try:
+            return self._files.list_directory(self._directory)
+        except OSError as exc:
+            raise StorageError(f"{self._directory!r} cannot be read: {exc}", path=self._directory) from exc
+
+    def segment(self, serial: int, *, newest: bool) -> Segment | None:
+        """Return one segment, or None when it is gone or was torn while it was made."""
+        found = Scan()
+        self._read_header(found, serial, newest=newest)
+        return found.segments[0] if found.segments else None
+
+    def decode(self, segment: Segment, data: bytes, frame: Frame) -> list[Record]:
+        """Return the records of one frame."""
+        return list(self._sealing.decode_records(data, [frame], (segment.format_id, segment.serial), segment.path))
 
     def schema(self, segment: Segment) -> SchemaTag:
         """Return the schema tag of *segment*."""
@@ -300,14 +342,14 @@ class Archive:
         for frame in found.frames:
             if frame.first != version + 1:
                 raise damaged(segment.path, frame.offset)
-            version += frame.count
+            version += frame.records
         if following is not None and version != following.base and (following.continues or version > following.base):
             raise damaged(segment.path, found.end)
         return data, found
 
     def decoded(self, segment: Segment, data: bytes, found: Walk, start: int) -> Iterator[Record]:
         """Yield the records of *segment* above version *start*."""
-        frames = [frame for frame in found.frames if frame.first + frame.count - 1 > start]
+        frames = [frame for frame in found.frames if frame.first + frame.records - 1 > start]
         header = (segment.format_id, segment.serial)
         for record in self._sealing.decode_records(data, frames, header, segment.path):
             if record.version > start:
@@ -328,12 +370,21 @@ class Archive:
         last_version = end = dropped = 0
         if newest is not None:
             data, tail = found.tail = await self.frames(newest, limit, None)
-            last_version = tail.frames[-1].first + tail.frames[-1].count - 1 if tail.frames else newest.base
+            last_version = tail.frames[-1].first + tail.frames[-1].records - 1 if tail.frames else newest.base
+            if tail.bad is not None and found.torn is not None:
+                # The segment before was synced before the torn one was begun.
+                raise damaged(newest.path, tail.bad)
             end = tail.end
             dropped = len(data[tail.end :].rstrip(b"\0"))
         dropped += found.torn_bytes
         chain = await self._start(found, last_version, history)
         frame_bytes = await self._replay(chain, found, limit, found.snapshots[-1] if found.snapshots else 0)
+        if (
+            newest is not None
+            and chain.version in found.snapshots
+            and (newest.continues or newest.base < chain.version)
+        ):
+            await self._change_schema(chain, chain.version)
         return Recovered(
             chain.loaded(history, dropped),
             newest,
@@ -343,6 +394,17 @@ class Archive:
             found.snapshots[-1] if found.snapshots else 0,
             frame_bytes,
         )
+
+    async def _change_schema(self, chain: _Chain, version: int) -> None:
+        """Go over to a snapshot of another schema that a crash kept from getting its segment."""
+        try:
+            snapshot = await self.snapshot(version)
+        except CorruptionError as exc:
+            _LOGGER.warning("passing over a damaged snapshot: %s", exc)
+            return
+        if snapshot.schema != chain.schema:
+            chain.end_era()
+            chain.begin(snapshot)
 
     async def _start(self, found: Scan, last_version: int, history: int) -> _Chain:
         """Return a chain at the snapshot to replay from."""
@@ -396,11 +458,7 @@ class Archive:
         frame_bytes = 0
         async for segment, data, tail in self._segments(chain, found, limit):
             frame_bytes += sum(
-                [
-                    frame.end - frame.offset
-                    for frame in tail.frames
-                    if frame.first + frame.count - 1 > newest_snapshot
-                ]
+                [frame.end - frame.offset for frame in tail.frames if frame.first + frame.records - 1 > newest_snapshot]
             )
             replay_record = chain.replay
             keep = chain.records.append
@@ -430,7 +488,7 @@ class Archive:
                 data, tail = found.tail
             else:
                 data, tail = await self.frames(segment, limit, following)
-            holds_more = bool(tail.frames) and tail.frames[-1].first + tail.frames[-1].count - 1 > chain.version
+            holds_more = bool(tail.frames) and tail.frames[-1].first + tail.frames[-1].records - 1 > chain.version
             if holds_more and self.schema(segment) != chain.schema:
                 raise CorruptionError(
                     f"the records in {segment.path!r} do not belong to the snapshot before them; use recover()",
@@ -438,16 +496,74 @@ class Archive:
                 )
             yield segment, data, tail
 
+    # --- readers beside a writer --------------------------------------------------------------------------------
+
+    def published(self) -> Durable | None:
+        """Return how far the writer says that the journal is durable, or None where it has not said so."""
+        path = self.path(DURABLE_FILE)
+        try:
+            handle = self._files.open(path)
+            try:
+                return unpack_durable(self._files.pread(handle, DURABLE_SIZE, 0))
+            finally:
+                self._files.close(handle)
+        except FileNotFoundError:
+            return None
+        except OSError as exc:
+            raise StorageError(f"{path!r} cannot be read: {exc}", path=path) from exc
+
+    def published_limit(self) -> Limit | None:
+        """Return how far a reader may read; where nothing is published, that is what later frames prove durable."""
+        published = self.published()
+        if published is not None:
+            return published.serial, published.offset
+        segments = self.scan().segments
+        if not segments:
+            return None
+        newest = segments[-1]
+        data = self._peek(newest.path, 0, None)
+        return newest.serial, max(newest.end, walk(data, newest.serial, newest.end).durable)
+
+    def between(self, start: Limit, end: int) -> Iterator[Record]:
+        """Yield the records in a segment from one offset to another, both published."""
+        serial, offset = start
+        path = self.path(segment_file(serial))
+        segment = self.segment(serial, newest=False)
+        if segment is None:
+            raise StorageError(f"{path!r} is gone", path=path)
+        data = self._peek(path, offset, end - offset)
+        tail = walk(data, serial, 0, offset)
+        if tail.bad is not None or tail.end != end - offset:
+            raise damaged(path, offset + tail.end)
+        yield from self.decoded(segment, data, tail, 0)
+
+    def _peek(self, path: str, offset: int, size: int | None) -> bytes:
+        try:
+            handle = self._files.open(path)
+            try:
+                return self._files.pread(handle, self._files.size(handle) if size is None else size, offset)
+            finally:
+                self._files.close(handle)
+        except OSError as exc:
+            raise StorageError(f"{path!r} cannot be read: {exc}", path=path) from exc
+
+    def moved(self, found: Scan, limit: Limit | None) -> bool:
+        """Whether the files that *found* lists are no longer those of the directory."""
+        now = self.scan(limit)
+        return (now.snapshots, [segment.serial for segment in now.segments]) != (
+            found.snapshots,
+            [segment.serial for segment in found.segments],
+        )
+
     # --- changes ------------------------------------------------------------------------------------------------
 
-    async def changes(self, since: int, limit: Limit | None) -> AsyncIterator[Record]:
+    async def changes(self, found: Scan, since: int, limit: Limit | None) -> AsyncIterator[Record]:
         """Yield the records above *since* with their inverses, oldest first.
 
         Raises:
             CompactedError: They are no longer kept from *since* on.
             CorruptionError: Durable bytes are damaged or missing.
         """
-        found = self.scan(limit)
         if not found.segments:
             if found.snapshots and found.snapshots[-1] > since:
                 raise compacted(since, found.snapshots[-1])
@@ -495,5 +611,3 @@ def compacted(since: int, resume: int) -> CompactedError:
         f"the changes after version {since} are no longer kept; ask from {resume} on, with the state at that version",
         resume,
     )
-
-

@@ -98,7 +98,9 @@ class Sealing:
         """Compress, encrypt and frame *payload* as configured."""
         return self.codec.seal(payload, associated)
 
-    def decode_records(self, data: bytes, frames: Sequence[Frame], header: tuple[int, int], path: str) -> Iterator[Record]:
+    def decode_records(
+        self, data: bytes, frames: Sequence[Frame], header: tuple[int, int], path: str
+    ) -> Iterator[Record]:
         """Yield the records of *frames* (of *data*), in order; *header* is the segment's format and serial.
 
         Raises:
@@ -119,12 +121,16 @@ class Sealing:
                     position += 4
                     record = Record(*decode(payload[position : position + size]))
                     position += size
-                    if record.version != version or type(record.timestamp_ns) is not int or type(record.kind) is not str:
-                        raise ValueError(f"expected version {version}, found {record.version!r}")
+                    if (
+                        record.version != version
+                        or type(record.timestamp_ns) is not int
+                        or type(record.kind) is not str
+                    ):
+                        raise _misplaced(version, record.version)
                     version += 1
                     yield record
                 if version != stop:
-                    raise ValueError(f"expected the records up to version {stop - 1}")
+                    raise _misplaced(stop, version)
             except (DecodeError, TypeError, ValueError, struct.error) as exc:
                 raise CorruptionError(
                     f"the records at offset {offset} of {path!r} are damaged; use verify() and recover()",
@@ -228,3 +234,5 @@ def _schema(pairs: Any) -> SchemaTag:
     return schema
 
 
+def _misplaced(expected: int, found: object) -> ValueError:
+    return ValueError(f"expected version {expected}, found {found!r}")

@@ -1,0 +1,1 @@
+"""In the process, pure and synchronous: states, documents, drafts, changes, history, subscriptions."""

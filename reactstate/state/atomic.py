@@ -209,9 +209,8 @@ class AtomicState(Observable[S]):
                 timeline.show()
                 self._broadcast.publish(change, change.version)
                 made = timeline.versioned(change)
-                queued = self._notifier.active and self._notifier.enqueue(change)
-            if queued:
-                self._notifier.drain()
+                self._notifier.enqueue(change)
+            self._notifier.drain()
             return made
 
     # --- looking back ---------------------------------------------------------------------------------------------

@@ -62,12 +62,14 @@ class Origin:
         cls: The state type as it is today.
         schema: The schema versions that the documents were written under.
         last: The newest change of this run of records.
-        document: The raw document after it; None means that of its state.
+        document: The raw document after it, if it is kept.
+        raw: Whether it is kept; else it is the document of the last change's state.
     """
 
-    __slots__ = ("cls", "document", "last", "schema")
+    __slots__ = ("cls", "document", "last", "raw", "schema")
 
-    def __init__(self, cls: type[Any], schema: dict[str, int], document: Any = None) -> None:
+    def __init__(self, cls: type[Any], schema: dict[str, int], document: Any = None, *, raw: bool = False) -> None:
+        self.raw = raw
         self.cls = cls
         self.schema = schema
         self.document = document
@@ -81,7 +83,7 @@ class Origin:
             one = one._next
             if one is not None:
                 later.append(one)
-        document = _copied(self.document) if self.document is not None else self._newest()
+        document = _copied(self.document) if self.raw else self._newest()
         for one in reversed(later):
             document, _ = replay(document, one.inverse)
         return document
@@ -216,8 +218,7 @@ class StateChange(Generic[S]):
         if self._id is None:
             with _identity:
                 if self._id is None:
-                    seconds, nanoseconds = divmod(self._timestamp_ns, 1_000_000_000)
-                    self._id = uuid_utils.uuid7(timestamp=max(seconds, 0), nanos=nanoseconds).hex
+                    self._id = uuid_utils.uuid7(nanoseconds=max(self._timestamp_ns, 0)).hex
         return self._id
 
     @property

@@ -127,8 +127,7 @@ class View(Generic[T]):
             self._version += 1
             change = ViewChange(self._version, old, new)
             self._broadcast.publish(change, self._version)
-            if self._notifier.active:
-                self._notifier.enqueue(change)
+            self._notifier.enqueue(change)
             return new, self._version, change
 
     # --- watching -------------------------------------------------------------------------------------------------
@@ -150,9 +149,9 @@ class View(Generic[T]):
         with self._lock:
             if since is not None and since != self.version:
                 raise ValueError("a view keeps no history; subscribe without since")
-            return self._broadcast.subscribe(buffer=buffer, on_lag=on_lag, resync=self._resync)
+            return self._broadcast.subscribe(buffer=buffer, on_lag=on_lag, resync=self._resync, since=self._version)
 
-    def _resync(self) -> ViewChange[T]:
+    def _resync(self, _last: int) -> ViewChange[T]:
         return ViewChange(self._version, self._value, self._value)
 
     async def watch(self) -> AsyncIterator[T]:

@@ -4,21 +4,27 @@ They are subclasses of the built-ins, so isinstance, equality, pydantic and orjs
 themselves (nothing can change), pickles and the results of ``+``, ``|``, slices and ``copy()`` are plain built-ins.
 
 Caveat
-    Python lets C code and unbound built-in methods through: ``heapq.heappush(frozen, x)`` and
-    ``list.append(frozen, x)`` change a frozen list without a word. ``list.sort`` and ``sorted`` are fine.
+    Python lets C code and unbound built-in methods through: ``heapq.heappush(frozen, x)``, ``list.append(frozen, x)``
+    and ``frozen.__init__(...)`` change a frozen container without a word. ``frozen.sort()`` raises, ``sorted`` is fine.
 """
 
 from __future__ import annotations
 
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from reactstate.errors import FrozenStateError
 
-__all__ = ["FrozenDict", "FrozenList", "FrozenSet", "freeze", "refuse"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["FrozenDict", "FrozenList", "FrozenSet", "freeze", "refuse", "type_of"]
 
 T = TypeVar("T")
 K = TypeVar("K")
 V = TypeVar("V")
+
+type_of: Callable[[object], type[Any]] = type
+"""``type`` of one argument, of which type checkers make no more than is known."""
 
 
 def refuse(self: object, *_: Any, **__: Any) -> NoReturn:
@@ -39,8 +45,9 @@ class FrozenList(list[T]):
 
     __slots__ = ()
 
-    append = extend = insert = pop = remove = clear = sort = reverse = refuse  # type: ignore[assignment]
-    __setitem__ = __delitem__ = __iadd__ = __imul__ = refuse  # type: ignore[assignment]
+    if not TYPE_CHECKING:  # for the type checker it is a list, as drafts have its mutators
+        append = extend = insert = pop = remove = clear = sort = reverse = refuse
+        __setitem__ = __delitem__ = __iadd__ = __imul__ = refuse
 
     def __copy__(self) -> FrozenList[T]:
         return self
@@ -57,8 +64,10 @@ class FrozenDict(dict[K, V]):
 
     __slots__ = ()
 
-    pop = popitem = clear = update = setdefault = refuse  # type: ignore[assignment]
-    __setitem__ = __delitem__ = __ior__ = refuse  # type: ignore[assignment]
+    if not TYPE_CHECKING:  # as above
+        pop = popitem = clear = update = setdefault = refuse
+        __setitem__ = __delitem__ = __ior__ = refuse
+        fromkeys = dict.fromkeys
 
     def __copy__(self) -> FrozenDict[K, V]:
         return self
@@ -75,9 +84,10 @@ class FrozenSet(set[T]):
 
     __slots__ = ()
 
-    add = remove = discard = pop = clear = refuse  # type: ignore[assignment]
-    update = intersection_update = difference_update = symmetric_difference_update = refuse  # type: ignore[assignment]
-    __ior__ = __iand__ = __isub__ = __ixor__ = refuse  # type: ignore[assignment]
+    if not TYPE_CHECKING:  # as above
+        add = remove = discard = pop = clear = refuse
+        update = intersection_update = difference_update = symmetric_difference_update = refuse
+        __ior__ = __iand__ = __isub__ = __ixor__ = refuse
 
     def __copy__(self) -> FrozenSet[T]:
         return self
@@ -105,7 +115,7 @@ class FrozenSet(set[T]):
         """Return a plain set."""
         return set(self).difference(*others)
 
-    def symmetric_difference(self, other: Any) -> set[Any]:  # type: ignore[override]
+    def symmetric_difference(self, other: Any) -> set[Any]:
         """Return a plain set."""
         return set(self).symmetric_difference(other)
 
@@ -123,14 +133,10 @@ class FrozenSet(set[T]):
 
 
 def freeze(value: Any) -> Any:
-    """Return *value* with every plain list, dict and set in it replaced by its frozen form."""
-    kind = type(value)
-    if kind is list:
+    """Return *value*, made of the types of JSON, with every list and dict in it in its frozen form."""
+    kind = type_of(value)
+    if kind is list or kind is FrozenList:
         return FrozenList([freeze(item) for item in value])
-    if kind is dict:
+    if kind is dict or kind is FrozenDict:
         return FrozenDict({key: freeze(item) for key, item in value.items()})
-    if kind is set:
-        return FrozenSet(value)
-    if kind is tuple:
-        return tuple([freeze(item) for item in value])
     return value

@@ -52,6 +52,11 @@ class History(Sequence[StateChange[S]]):
         if self._retention_ns is not None:
             self._expire()
 
+    def clear(self) -> None:
+        """Forget all changes."""
+        self._changes.clear()
+        self._held.clear()
+
     def _expire(self) -> None:
         oldest = self._clock.time_ns() - (self._retention_ns or 0)
         while len(self._changes) > 1 and self._changes[0]._timestamp_ns < oldest:

@@ -7,7 +7,7 @@ one of 10 (hash array mapped trie after Bagwell, 2001, and Clojure; implemented 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar, get_args
 
 import immutables
 from pydantic_core import core_schema
@@ -17,7 +17,7 @@ from reactstate.state.frozen import refuse
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
 
-__all__ = ["Map"]
+__all__ = ["Map", "validate_map"]
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -71,10 +71,10 @@ class Map(MutableMapping[K, V]):
         return len(self._entries)
 
     def __eq__(self, other: object) -> bool:
-        if isinstance(other, Map):
+        if _is_map(other):
             return bool(self._entries == other._entries)
         if isinstance(other, Mapping):
-            return dict(self._entries.items()) == dict(other.items())
+            return bool(dict(self._entries.items()) == other)
         return NotImplemented
 
     __hash__ = None  # type: ignore[assignment]
@@ -93,7 +93,7 @@ class Map(MutableMapping[K, V]):
 
     def set(self, key: K, value: V) -> Map[K, V]:
         """Return a Map with *key* set to *value*."""
-        return Map._of(self._entries.set(key, value))
+        return self._of(self._entries.set(key, value))
 
     def delete(self, key: K) -> Map[K, V]:
         """Return a Map without *key*.
@@ -101,11 +101,11 @@ class Map(MutableMapping[K, V]):
         Raises:
             KeyError: There is no such key.
         """
-        return Map._of(self._entries.delete(key))
+        return self._of(self._entries.delete(key))
 
     def merged(self, entries: Mapping[K, V] | Iterable[tuple[K, V]]) -> Map[K, V]:
         """Return a Map with all of *entries* set."""
-        return Map._of(self._entries.update(entries))
+        return self._of(self._entries.update(entries))
 
     if not TYPE_CHECKING:  # the type checker sees the mutators of MutableMapping, which drafts have
         __setitem__ = __delitem__ = pop = popitem = clear = update = setdefault = refuse
@@ -118,26 +118,32 @@ class Map(MutableMapping[K, V]):
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         arguments = get_args(source)
         if arguments:
-            entries = core_schema.dict_schema(handler.generate_schema(arguments[0]), handler.generate_schema(arguments[1]))
+            entries = core_schema.dict_schema(
+                handler.generate_schema(arguments[0]), handler.generate_schema(arguments[1])
+            )
         else:
             entries = core_schema.dict_schema()
         return core_schema.no_info_wrap_validator_function(
-            _validate,
+            validate_map,
             entries,
             serialization=core_schema.plain_serializer_function_ser_schema(_to_dict),
         )
+
+
+def _is_map(value: object) -> TypeGuard[Map[Any, Any]]:
+    return type(value) is Map
 
 
 def _to_dict(value: Any) -> dict[Any, Any]:
     return dict(value.items())
 
 
-def _validate(value: Any, handler: core_schema.ValidatorFunctionWrapHandler) -> Map[Any, Any]:
+def validate_map(value: Any, handler: core_schema.ValidatorFunctionWrapHandler) -> Map[Any, Any]:
     """Validate entry by entry; a Map whose entries all stay as they are is kept, and with it its sharing."""
-    if type(value) is Map:
-        before = dict(value.items())
-        after = handler(before)
-        if len(after) == len(before) and all(key in after and after[key] is before[key] for key in before):
-            return value
-        return Map(after)
-    return Map(handler(value))
+    if not _is_map(value):
+        return Map(handler(value))
+    before = dict(value.items())
+    after: dict[Any, Any] = handler(before)
+    if len(after) == len(before) and all(key in after and after[key] is before[key] for key in before):
+        return value
+    return Map(after)

@@ -108,6 +108,7 @@ class Observable(Generic[S]):
                 on_lag=on_lag if on_lag is not None else self._on_lag,
                 resync=self._resync,
                 backlog=backlog,
+                since=self._timeline.version if since is None else since,
             )
 
     def _since(self, since: int) -> list[StateChange[S]]:
@@ -132,7 +133,7 @@ class Observable(Generic[S]):
             )
         return [change for change in timeline.history if change.version > since]
 
-    def _resync(self) -> StateChange[S] | None:
+    def _resync(self, _last: int = 0) -> StateChange[S] | None:
         """Return one change that carries a subscriber who fell behind to the current state."""
         head, state = self._timeline.head, self._timeline.state
         if head is None:
@@ -168,5 +169,4 @@ class Observable(Generic[S]):
     def _announce(self, change: StateChange[S]) -> None:
         """Tell everybody of a change that was just made the head."""
         self._broadcast.publish(change, change._version)
-        if self._notifier.active:
-            self._notifier.deliver(change)
+        self._notifier.deliver(change)

@@ -17,7 +17,7 @@ from reactstate.state.state import State
 if TYPE_CHECKING:
     from reactstate.state.patch import Patch
 
-__all__ = ["Produced", "Recipe", "check_state_value", "edit_between", "produce", "run_recipe"]
+__all__ = ["OpenDraft", "Produced", "Recipe", "check_state_value", "edit_between", "produce", "run_recipe"]
 
 S = TypeVar("S", bound=State)
 
@@ -105,6 +105,36 @@ def run_recipe(base: S, recipe: Recipe, args: tuple[Any, ...] = ()) -> tuple[S, 
     if state is not base and cls.check_transition is not State.check_transition:
         state.check_transition(base)
     return state, edits
+
+
+class OpenDraft(Generic[S]):
+    """A draft that stays open across awaits.
+
+    Attributes:
+        draft: The draft, which reads and writes like the state.
+    """
+
+    __slots__ = ("_base", "_node", "draft")
+
+    def __init__(self, base: S) -> None:
+        self._base = base
+        self._node = begin(kind_of(type(base)), base)
+        self.draft = self._node.draft
+
+    def finish(self) -> tuple[S, list[Edit]]:
+        """Close the draft; return the new state and its edits, or the base and none."""
+        edits: list[Edit] = []
+        try:
+            state: S = self._node.finish(None, edits)
+        finally:
+            self._node.close()
+        if edits and type(state).check_transition is not State.check_transition:
+            state.check_transition(self._base)
+        return state, edits
+
+    def discard(self) -> None:
+        """Close the draft."""
+        self._node.close()
 
 
 def _is_whole(result: Any, cls: type[Any]) -> bool:

@@ -58,6 +58,12 @@ class Plan(Generic[S]):
         self.target = target
 
 
+    @classmethod
+    def update(cls, state: S, edits: list[Edit]) -> Plan[S]:
+        """Return the plan of an update."""
+        return cls(ChangeType.UPDATE, state, edits)
+
+
 def action_of(recipe: Any) -> str | None:
     """Return the name of a recipe that is a function with a name."""
     name = getattr(recipe, "__name__", None)
@@ -188,6 +194,14 @@ class Timeline(Generic[S]):
         self.state = self.tip_state = state
         self._created_ns = created_ns
 
+    def restart(self, version: int, state: S | None, created_ns: int, updated_ns: int, tags: Any) -> None:
+        """Go on from a newer version; the changes on the way to it are not known, so the history begins anew."""
+        self.history.clear()
+        self.undoable.clear()
+        self.undone.clear()
+        self.head = self.tip = None
+        self.begin(version, state, created_ns, updated_ns, tags)
+
     def _note(self, change: StateChange[S]) -> None:
         if change._target is not None:
             self._note_undo(change)
@@ -303,6 +317,10 @@ class Timeline(Generic[S]):
             return Plan(ChangeType.CREATE, new_state, [(None, None, new_state)], "set")
         state, edits = edit_between(self.tip_state, new_state)
         return None if state is self.tip_state else Plan(_UPDATE, state, edits, "set")
+
+    def plan_create(self, first: S) -> Plan[S]:
+        """Plan the first version."""
+        return Plan(ChangeType.CREATE, first, [(None, None, first)])
 
     def plan_merge(self, other: S) -> Plan[S] | None:
         """Plan the merge of the tip with *other*."""

@@ -1,0 +1,654 @@
+"""StateContainer: one typed state, versioned, watched and durable.
+
+Guarantees
+    Durable before visible: nobody sees a change that a crash could take back (see ``durability``).
+    All or nothing: a step that fails with any error but UnknownOutcomeError leaves the state, the version, the
+    history, the disk and the subscribers as they were.
+    Versions start at 1 and never repeat or go back: an undo is a new version with an old state.
+
+Thread safety
+    A container belongs to the event loop that opened it. ``state``, ``version``, ``current`` and ``history`` may be
+    read from any thread, without waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import weakref
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from reactstate.clock import Clock, SystemClock
+from reactstate.container.delivery import process_changes
+from reactstate.container.edit import Edit
+from reactstate.container.opening import Opening, begin, load
+from reactstate.container.snapshots import SnapshotShelf
+from reactstate.errors import (
+    ClosedError,
+    ConflictError,
+    ReadOnlyError,
+    StorageError,
+    UnsupportedError,
+    WrongContextError,
+)
+from reactstate.persistence.memory import MemoryPersistence
+from reactstate.state.change import ChangeType, StateChange, VersionedState
+from reactstate.state.config import StateConfig
+from reactstate.state.derive import View, select
+from reactstate.state.document import states_equal, to_document
+from reactstate.state.observable import Observable
+from reactstate.state.patch import diff
+from reactstate.state.state import State
+from reactstate.state.timeline import Plan, Timeline, check_tags
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping
+    from datetime import datetime, timedelta
+    from types import TracebackType
+    from typing import Self
+
+    from reactstate.container.commit import Committer
+    from reactstate.container.delivery import Delivery
+    from reactstate.container.reads import Consistency
+    from reactstate.container.snapshots import SnapshotInfo
+    from reactstate.persistence.protocol import StatePersistence
+    from reactstate.state.patch import Patch
+    from reactstate.state.produce import Recipe
+
+__all__ = ["StateContainer"]
+
+S = TypeVar("S", bound=State)
+T = TypeVar("T")
+
+_IN_RECIPE = (
+    "an update inside a recipe (or validator) of the same container; a recipe only changes its draft, "
+    "so put what is to follow after the update"
+)
+
+
+class StateContainer(Observable[S]):
+    """Holds the current state and its version, and leads from one to the next.
+
+    Made by ``StateContainer(initial)`` in memory, or by ``await StateContainer.open(...)`` with a persistence. Made
+    to be subclassed: ``open`` returns the class that it was called on.
+
+    Args:
+        initial: The first state; it becomes version 1.
+        config: How much is kept, and so on.
+        clock: Tells the time of each change.
+
+    Example:
+        >>> class Cart(State):
+        ...     items: dict[str, int] = {}
+        >>> async def main() -> int:
+        ...     async with StateContainer(Cart()) as cart:
+        ...         await cart.update(lambda draft: draft.items.update(apple=2), actor="ada")
+        ...         return cart.version
+    """
+
+    def __init__(self, initial: S, *, config: StateConfig | None = None, clock: Clock | None = None) -> None:
+        config = config if config is not None else StateConfig()
+        clock = clock if clock is not None else SystemClock()
+        timeline = begin(initial, config, clock)
+        self._setup(timeline, MemoryPersistence[S](clock), config, clock, 30.0)
+        timeline.push(ChangeType.CREATE, initial, [(None, None, initial)], None, None, None)
+        timeline.show()
+
+    @classmethod
+    def open(
+        cls,
+        initial_or_type: S | type[S],
+        url: str | None = None,
+        *,
+        key: str | None = None,
+        store: Any = None,
+        persistence: StatePersistence[S] | None = None,
+        config: StateConfig | None = None,
+        clock: Clock | None = None,
+        deadline: float = 30.0,
+    ) -> Opening[Self]:
+        """Open a container, loaded; await it, or use it with ``async with``.
+
+        Args:
+            initial_or_type: The first state, used only when nothing is stored; or its type, to open what is stored
+                (with nothing stored the container is at version 0 until ``set``).
+            url: Where it is kept: ``None`` or ``memory:`` nowhere, ``file:directory`` in files.
+            key: Under which name, in a place that holds many (default: ``type_name/state_key``).
+            store: A key-value store.
+            persistence: Where it is kept, instead of a URL.
+            config: How much is kept, and so on.
+            clock: Tells the time of each change.
+            deadline: Seconds after which ``aclose`` gives up waiting.
+
+        Raises:
+            AlreadyOpenError: Another container or process has it open.
+            CodecError: What is stored cannot be read by today's class; nothing was changed.
+            StorageError: It cannot be read or written, or is damaged.
+            UnsupportedError: The URL needs an engine that is not there.
+        """
+
+        async def make() -> Self:
+            self = cls.__new__(cls)
+            await load(
+                self,
+                initial_or_type,
+                url,
+                key=key,
+                store=store,
+                persistence=persistence,
+                config=config if config is not None else StateConfig(),
+                clock=clock if clock is not None else SystemClock(),
+                deadline=deadline,
+            )
+            return self
+
+        return Opening(make)
+
+    def _setup(
+        self,
+        timeline: Timeline[S],
+        persistence: StatePersistence[S],
+        config: StateConfig,
+        clock: Clock,
+        deadline: float,
+    ) -> None:
+        self._start(timeline, config.buffer_size, config.on_lag)
+        self._persistence = persistence
+        self._config = config
+        self._clock = clock
+        self._deadline = deadline
+        self._shelf: SnapshotShelf[S] = SnapshotShelf(timeline.cls, persistence, clock)
+        self._committer: Committer[S] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._consumers: set[str] = set()
+        self._refusal: str | None = None
+        self._pid = os.getpid()
+        self._snapshot_due: Any = None
+        _live.add(self)
+
+    # --- guards ---------------------------------------------------------------------------------------------------
+
+    def _check_call(self) -> None:
+        """Refuse a call that could only go wrong, where it is made."""
+        if self._refusal is not None:
+            raise (ClosedError if self._closed else WrongContextError)(self._refusal)
+        if self._persistence.read_only:
+            raise ReadOnlyError("this container was opened read-only; open it without read_only=True to write")
+
+    def _check_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            if self._loop is not None:
+                raise WrongContextError(
+                    "this container belongs to another event loop; use it there (asyncio.run_coroutine_threadsafe), "
+                    "or open one of your own"
+                )
+            self._loop = loop
+        if self._closed:
+            raise ClosedError("this container was closed; open it again")
+
+    # --- writing --------------------------------------------------------------------------------------------------
+
+    def update(
+        self,
+        recipe: Recipe,
+        *args: Any,
+        actor: str | None = None,
+        action: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+        expected_version: int | None = None,
+        guard: Any = None,
+    ) -> Coroutine[Any, Any, VersionedState[S]]:
+        """Change the state by *recipe*; return what is current once it is durable and visible.
+
+        Args:
+            recipe: A synchronous function of a draft, or a mapping of field names to values. It must be pure: it reads
+                its draft, not the container, and may run more than once.
+            *args: Further arguments for the recipe.
+            actor: Who makes the change.
+            action: What is done (default: the recipe's name).
+            tags: Anything else worth keeping with the change: str keys, scalar values.
+            expected_version: Only change this version.
+            guard: A lock whose holder alone may write; needs a store.
+
+        Raises:
+            StateValidationError: A value does not fit.
+            TransitionError: ``check_transition`` refused the change.
+            ConflictError: The state is not of *expected_version*.
+            StateNotFoundError: There is no state.
+            WrongContextError: It was called inside a recipe, or on another event loop.
+            StorageError: It could not be written; nothing was changed.
+            UnknownOutcomeError: It may or may not be on disk; the persistence must be opened anew.
+        """
+        self._check_call()
+        _check_guard(guard)
+        return self._update(recipe, args, actor, action, tags, expected_version)
+
+    async def _update(
+        self,
+        recipe: Recipe,
+        args: tuple[Any, ...],
+        actor: str | None,
+        action: str | None,
+        tags: Mapping[str, Any] | None,
+        expected_version: int | None,
+    ) -> VersionedState[S]:
+        check = None if expected_version is None else _expect_version(expected_version)
+        return await self._commit(lambda timeline: timeline.plan_update(recipe, args), actor, action, tags, check)
+
+    def compare_and_swap(
+        self,
+        expected: S | int,
+        recipe: Recipe,
+        *args: Any,
+        actor: str | None = None,
+        action: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+    ) -> Coroutine[Any, Any, bool]:
+        """Change the state by *recipe* if it is *expected*, a state or a version; say whether it was."""
+        self._check_call()
+        return self._compare_and_swap(expected, recipe, args, actor, action, tags)
+
+    async def _compare_and_swap(
+        self,
+        expected: S | int,
+        recipe: Recipe,
+        args: tuple[Any, ...],
+        actor: str | None,
+        action: str | None,
+        tags: Mapping[str, Any] | None,
+    ) -> bool:
+        check = _expect_version(expected) if isinstance(expected, int) else _expect_state(expected)
+        conflict: list[ConflictError] = []
+
+        def note(timeline: Timeline[S]) -> None:
+            conflict.clear()
+            try:
+                check(timeline)
+            except ConflictError as exc:
+                conflict.append(exc)
+                raise
+
+        try:
+            await self._commit(lambda timeline: timeline.plan_update(recipe, args), actor, action, tags, note)
+        except ConflictError as exc:
+            if exc in conflict:
+                return False
+            raise
+        return True
+
+    def set(
+        self,
+        new_state: S,
+        *,
+        actor: str | None = None,
+        action: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+        expected_version: int | None = None,
+    ) -> Coroutine[Any, Any, VersionedState[S]]:
+        """Put a whole new state in place of the current one; when there is none this creates it."""
+        self._check_call()
+        check = None if expected_version is None else _expect_version(expected_version)
+        return self._commit(lambda timeline: timeline.plan_set(new_state), actor, action, tags, check)
+
+    def merge(
+        self, other: S, *, actor: str | None = None, action: str | None = None, tags: Mapping[str, Any] | None = None
+    ) -> Coroutine[Any, Any, VersionedState[S]]:
+        """Merge *other* into the state, by the state's own ``merge``.
+
+        Raises:
+            MergeUnsupportedError: The class does not define it.
+        """
+        self._check_call()
+        return self._commit(lambda timeline: timeline.plan_merge(other), actor, action, tags)
+
+    def delete(
+        self,
+        *,
+        actor: str | None = None,
+        action: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+        expected_version: int | None = None,
+    ) -> Coroutine[Any, Any, VersionedState[S]]:
+        """Remove the state; its history stays, and the next ``set`` creates it with the next version."""
+        self._check_call()
+        check = None if expected_version is None else _expect_version(expected_version)
+        return self._commit(lambda timeline: timeline.plan_delete(), actor, action, tags, check)
+
+    def edit(
+        self,
+        *,
+        actor: str | None = None,
+        action: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+    ) -> Edit[S]:
+        """Return an ``async with`` block whose draft starts from the visible state and is committed at its end.
+
+        Nothing is locked: when the state moved meanwhile the block ends with ConflictError. An exception in the block
+        discards the draft.
+        """
+        self._check_call()
+        return Edit(self, actor, action, tags)
+
+    def rollback(
+        self,
+        steps: int = 1,
+        *,
+        actor: str | None = None,
+        action: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+    ) -> Coroutine[Any, Any, VersionedState[S]]:
+        """Come back to the version *steps* before the current one, as a new version.
+
+        Raises:
+            ValueError: *steps* is less than 1.
+            NoHistoricalState: That version is not kept.
+        """
+        self._check_call()
+        if steps < 1:
+            raise ValueError("steps must be 1 or more")
+        return self._commit(lambda timeline: timeline.plan_rollback(steps), actor, action, tags)
+
+    def rollback_to(
+        self,
+        version: int,
+        *,
+        actor: str | None = None,
+        action: str | None = None,
+        tags: Mapping[str, Any] | None = None,
+    ) -> Coroutine[Any, Any, VersionedState[S]]:
+        """Come back to *version*, as a new version.
+
+        Raises:
+            NoHistoricalState: It is not kept.
+        """
+        self._check_call()
+        return self._commit(lambda timeline: timeline.plan_rollback_to(version), actor, action, tags)
+
+    def undo(
+        self, *, actor: str | None = None, tags: Mapping[str, Any] | None = None
+    ) -> Coroutine[Any, Any, VersionedState[S]]:
+        """Revert the newest change that is neither undo nor redo nor already undone, whoever made it.
+
+        Raises:
+            NoHistoricalState: There is nothing left to undo; version 1 cannot be undone.
+        """
+        self._check_call()
+        return self._commit(lambda timeline: timeline.plan_undo(), actor, None, tags)
+
+    def redo(
+        self, *, actor: str | None = None, tags: Mapping[str, Any] | None = None
+    ) -> Coroutine[Any, Any, VersionedState[S]]:
+        """Bring back the change that was undone last; any other change ends this.
+
+        Raises:
+            NoHistoricalState: There is nothing to redo.
+        """
+        self._check_call()
+        return self._commit(lambda timeline: timeline.plan_redo(), actor, None, tags)
+
+    async def _commit(
+        self,
+        planner: Callable[[Timeline[S]], Plan[S] | None],
+        actor: str | None,
+        action: str | None,
+        tags: Mapping[str, Any] | None,
+        check: Callable[[Timeline[S]], None] | None = None,
+    ) -> VersionedState[S]:
+        """Lead from the tip to the next version; see ``reactstate.container.commit``."""
+        self._check_loop()
+        if tags is not None:
+            tags = check_tags(tags)
+        timeline, committer = self._timeline, self._committer
+        while True:
+            try:
+                if check is not None:
+                    check(timeline)
+                plan = self._plan(planner)
+            except Exception:
+                if committer is None or not timeline.pending or await committer.stands():
+                    raise
+                continue
+            if plan is None:
+                if committer is None or not timeline.pending or await committer.stands():
+                    return timeline.current()
+                continue
+            change = timeline.push(
+                plan.change_type, plan.state, plan.edits, actor, action or plan.action, tags, plan.target
+            )
+            if committer is None:
+                timeline.show()
+                self._shown(change)
+                return timeline.versioned(change)
+            made = await committer.wait()
+            if made is not None:
+                return made
+
+    def _plan(self, planner: Callable[[Timeline[S]], Plan[S] | None]) -> Plan[S] | None:
+        self._refusal = _IN_RECIPE
+        try:
+            return planner(self._timeline)
+        finally:
+            self._refusal = None
+
+    def _shown(self, change: StateChange[S]) -> None:
+        """Tell everybody of a change that was just made the head."""
+        self._broadcast.publish(change, change._version)
+        self._notifier.deliver(change)
+        if self._config.snapshot_interval is not None:
+            self._consider_snapshot(change)
+
+    # --- snapshots ------------------------------------------------------------------------------------------------
+
+    async def snapshot(self, name: str = "") -> SnapshotInfo:
+        """Keep the current state under *name*, durably, until it is deleted.
+
+        Raises:
+            StateNotFoundError: There is no state.
+            StorageError: It could not be written.
+        """
+        self._check_call()
+        self._check_loop()
+        return await self._shelf.put(self.current, name)
+
+    async def restore(
+        self, snapshot_id: str, *, actor: str | None = None, tags: Mapping[str, Any] | None = None
+    ) -> VersionedState[S]:
+        """Come back to the state of a snapshot, as a new version.
+
+        Raises:
+            SnapshotNotFoundError: No snapshot has that id.
+        """
+        self._check_call()
+        self._check_loop()
+        _, state = await self._shelf.get(snapshot_id)
+        return await self._commit(lambda timeline: timeline.plan_return(state, "restore"), actor, None, tags)
+
+    async def list_snapshots(self) -> list[SnapshotInfo]:
+        """Return the snapshots, oldest first."""
+        self._check_loop()
+        return await self._shelf.list()
+
+    async def delete_snapshot(self, snapshot_id: str) -> bool:
+        """Remove a snapshot; say whether it was there."""
+        self._check_call()
+        self._check_loop()
+        return await self._shelf.delete(snapshot_id)
+
+    def _consider_snapshot(self, change: StateChange[S]) -> None:
+        """Take a snapshot by itself when its time has come."""
+        interval = self._config.snapshot_interval
+        if interval is None or change._state is None:
+            return
+        if isinstance(interval, int):
+            if change._version % interval:
+                return
+        else:
+            if self._snapshot_due is not None and change.timestamp < self._snapshot_due:
+                return
+            first, self._snapshot_due = self._snapshot_due is None, change.timestamp + interval
+            if first:
+                return
+        self._spawn(self._take_snapshot(self._timeline.current()))
+
+    async def _take_snapshot(self, current: VersionedState[S]) -> None:
+        try:
+            await self._shelf.put(current, f"version {current.version}", automatic=True)
+            await self._shelf.trim(self._config.max_snapshots)
+        except StorageError as exc:
+            _logger().warning("the snapshot of version %d could not be taken: %s", current.version, exc)
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- reading --------------------------------------------------------------------------------------------------
+
+    async def at(self, version: int | datetime) -> S:
+        """Return the state at a version, or the one that was current at a point in time.
+
+        Raises:
+            NoHistoricalState: It is not kept.
+            StateNotFoundError: It was deleted then.
+            ValueError: The point in time has no time zone.
+        """
+        return self._timeline.view().at(version)
+
+    async def diff(self, old: int, new: int) -> Patch:
+        """Return the JSON Patch from version *old* to version *new*.
+
+        Raises:
+            NoHistoricalState: One of them is not kept.
+            StateNotFoundError: The state was deleted in one of them.
+        """
+        view = self._timeline.view()
+        return diff(to_document(view.at(old)), to_document(view.at(new)))
+
+    async def get(self, consistency: Consistency | None = None) -> S:
+        """Return the state, as fresh as *consistency* asks; a local container is always current.
+
+        Raises:
+            StateNotFoundError: There is no state.
+        """
+        self._check_loop()
+        return self.state
+
+    @property
+    def replication_lag(self) -> timedelta:
+        """How far the local value may be behind; zero for a local container."""
+        from datetime import timedelta
+
+        return timedelta(0)
+
+    def select(self, fn: Callable[[S], T], *, equal: Callable[[T, T], bool] | None = None) -> View[T]:
+        """Return the view ``fn(state)``, which announces a change when its value differs."""
+        return select(self, fn, equal=equal)
+
+    async def process(
+        self,
+        name: str,
+        handler: Callable[[StateChange[S]], Awaitable[Any]],
+        *,
+        delivery: Delivery = "at_least_once",
+    ) -> None:
+        """Hand every change to ``await handler(change)`` until the container is closed or the handler raises.
+
+        Args:
+            name: The consumer's name; its cursor is stored under it.
+            handler: An asynchronous function of a change.
+            delivery: ``"at_most_once"``, ``"at_least_once"`` or ``"exactly_once"`` (needs a store).
+
+        Raises:
+            CompactedError: The cursor is older than the changes that are kept.
+            AlreadyOpenError: A consumer of that name is active.
+            UnsupportedError: ``"exactly_once"`` without a store.
+        """
+        self._check_loop()
+        await process_changes(self, self._persistence, self._consumers, name, handler, delivery)
+
+    # --- the end --------------------------------------------------------------------------------------------------
+
+    async def flush(self) -> None:
+        """Make every change so far durable, whatever ``durability`` says."""
+        self._check_loop()
+        if self._committer is not None:
+            await self._committer.drain()
+        await self._persistence.flush()
+
+    async def aclose(self) -> None:
+        """Write what was accepted, end all subscriptions and let go; a second call does nothing.
+
+        Raises:
+            StorageError: What was accepted could not be written.
+            TimeoutError: It took longer than ``deadline``.
+        """
+        if self._closed:
+            return
+        self._check_loop()
+        self._closed = True
+        self._refusal = "this container was closed; open it again"
+        try:
+            async with asyncio.timeout(self._deadline):
+                if self._committer is not None:
+                    await self._committer.aclose()
+                for task in list(self._tasks):
+                    task.cancel()
+                await asyncio.gather(*self._tasks, return_exceptions=True)
+                await self._persistence.aclose()
+        finally:
+            self._broadcast.close()
+
+    async def __aenter__(self) -> Self:
+        self._check_loop()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._timeline.cls.__name__}, version={self.version})"
+
+
+def _logger() -> Any:
+    import logging
+
+    return logging.getLogger("reactstate.container")
+
+
+def _check_guard(guard: Any) -> None:
+    if guard is not None:
+        raise UnsupportedError(
+            "guard= needs a lock in the same store as the state; this container has no store",
+            layer="container",
+            capability="FENCING",
+        )
+
+
+def _expect_version(expected: int) -> Callable[[Timeline[Any]], None]:
+    return lambda timeline: timeline.expect_version(expected)
+
+
+def _expect_state(expected: State) -> Callable[[Timeline[Any]], None]:
+    def check(timeline: Timeline[Any]) -> None:
+        if timeline.tip_state is None or not states_equal(timeline.tip_state, expected):
+            raise ConflictError(
+                "the state is not the expected one; read it and try again", current=timeline.tip_as_current()
+            )
+
+    return check
+
+
+_live: weakref.WeakSet[StateContainer[Any]] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for container in list(_live):
+        container._refusal = "this container was opened before the process forked; open one in the child"
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
