@@ -53,13 +53,12 @@ def record_of(change: StateChange[Any]) -> Record:
 def snapshot_of(timeline: Timeline[Any], schema: dict[str, int]) -> Callable[[], Snapshot]:
     """Return what makes a snapshot of the head as it is now; safe to call in another thread."""
     head, state, created_ns = timeline.head, timeline.state, timeline._created_ns
-    current, version = timeline.current(), timeline.version
-    change_id = "" if head is None else head.change_id_hex
 
     def make() -> Snapshot:
         document = None if state is None else to_document(state)
-        tags = dict(current._tags) if current._tags else None
-        return Snapshot(version, document, schema, change_id, created_ns, current._timestamp_ns, tags)
+        return Snapshot(
+            head._version, document, schema, head.change_id_hex, created_ns, head._timestamp_ns, head._tags
+        )
 
     return make
 
@@ -75,6 +74,7 @@ class Committer(Generic[S]):
     """
 
     __slots__ = (
+        "_failures",
         "_flushing",
         "_loop",
         "_persistence",
@@ -105,12 +105,14 @@ class Committer(Generic[S]):
         self._waiting: list[asyncio.Future[VersionedState[S] | None]] = []
         self._turns: list[asyncio.Future[None]] = []
         self._flushing = 0
+        self._failures = 0
         self._scheduled = False
         self._saving: asyncio.Task[None] | None = None
 
-    async def wait(self) -> VersionedState[S] | None:
-        """Return what the change that was just pushed made, once it is visible; None: run its recipe again."""
+    async def wait(self, change: StateChange[S]) -> VersionedState[S] | None:
+        """Return what *change*, which was just pushed, made, once it is visible; None: run its recipe again."""
         future: asyncio.Future[VersionedState[S] | None] = self._loop.create_future()
+        self._timeline.pending.append(change)
         self._waiting.append(future)
         if not self._flushing and not self._scheduled:
             self._scheduled = True
@@ -119,12 +121,12 @@ class Committer(Generic[S]):
 
     async def stands(self) -> bool:
         """Wait until the tip as it is now is durable, or was withdrawn; say whether it stands."""
-        tip = self._timeline.tip
+        tip, failures = self._timeline.tip, self._failures
         while any(change is tip for change in self._timeline.pending):
             turn: asyncio.Future[None] = self._loop.create_future()
             self._turns.append(turn)
             await turn
-        return tip is None or tip._version <= self._timeline.version and self._timeline.history.find(tip._version) is tip
+        return failures == self._failures
 
     async def drain(self) -> None:
         """Return when nothing is pending."""
@@ -190,12 +192,15 @@ class Committer(Generic[S]):
         ended, self._waiting = waiting[:count], waiting[count:]
         if error is None:
             timeline, shown = self._timeline, self._shown
+            pending = timeline.pending
             for future in ended:
-                change = timeline.show()
+                change = pending.popleft()
+                made = timeline.show(change)
                 if not future.done():
-                    future.set_result(timeline.versioned(change))
+                    future.set_result(made)
                 shown(change)
         else:
+            self._failures += 1
             self._timeline.withdraw()
             for future in ended:
                 _fail(future, error)

@@ -16,7 +16,8 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
-from typing import TYPE_CHECKING, Any, TypeVar
+from asyncio import get_running_loop
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from reactstate.clock import Clock, SystemClock
 from reactstate.container.delivery import process_changes
@@ -39,7 +40,8 @@ from reactstate.state.document import states_equal, to_document
 from reactstate.state.observable import Observable
 from reactstate.state.patch import diff
 from reactstate.state.state import State
-from reactstate.state.timeline import Plan, Timeline, check_tags
+from reactstate.state.produce import run_recipe
+from reactstate.state.timeline import Plan, Timeline, action_of, check_tags
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -60,6 +62,8 @@ __all__ = ["StateContainer"]
 S = TypeVar("S", bound=State)
 T = TypeVar("T")
 
+_UPDATE = ChangeType.UPDATE
+_READ_ONLY = "this container was opened read-only; open it without read_only=True to write"
 _IN_RECIPE = (
     "an update inside a recipe (or validator) of the same container; a recipe only changes its draft, "
     "so put what is to follow after the update"
@@ -91,8 +95,7 @@ class StateContainer(Observable[S]):
         clock = clock if clock is not None else SystemClock()
         timeline = begin(initial, config, clock)
         self._setup(timeline, MemoryPersistence[S](clock), config, clock, 30.0)
-        timeline.push(ChangeType.CREATE, initial, [(None, None, initial)], None, None, None)
-        timeline.show()
+        timeline.show(timeline.push(ChangeType.CREATE, initial, [(None, None, initial)], None, None, None))
 
     @classmethod
     def open(
@@ -162,7 +165,7 @@ class StateContainer(Observable[S]):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._consumers: set[str] = set()
-        self._refusal: str | None = None
+        self._refusal: str | None = _READ_ONLY if persistence.read_only else None
         self._pid = os.getpid()
         self._snapshot_due: Any = None
         _live.add(self)
@@ -172,9 +175,9 @@ class StateContainer(Observable[S]):
     def _check_call(self) -> None:
         """Refuse a call that could only go wrong, where it is made."""
         if self._refusal is not None:
-            raise (ClosedError if self._closed else WrongContextError)(self._refusal)
-        if self._persistence.read_only:
-            raise ReadOnlyError("this container was opened read-only; open it without read_only=True to write")
+            raise (ClosedError if self._closed else ReadOnlyError if self._refusal is _READ_ONLY else WrongContextError)(
+                self._refusal
+            )
 
     def _check_loop(self) -> None:
         loop = asyncio.get_running_loop()
@@ -221,8 +224,10 @@ class StateContainer(Observable[S]):
             StorageError: It could not be written; nothing was changed.
             UnknownOutcomeError: It may or may not be on disk; the persistence must be opened anew.
         """
-        self._check_call()
-        _check_guard(guard)
+        if self._refusal is not None:
+            self._check_call()
+        if guard is not None:
+            _refuse_guard()
         return self._update(recipe, args, actor, action, tags, expected_version)
 
     async def _update(
@@ -234,8 +239,44 @@ class StateContainer(Observable[S]):
         tags: Mapping[str, Any] | None,
         expected_version: int | None,
     ) -> VersionedState[S]:
-        check = None if expected_version is None else _expect_version(expected_version)
-        return await self._commit(lambda timeline: timeline.plan_update(recipe, args), actor, action, tags, check)
+        # The path of ``_commit``, written out: it is the one that everything goes through.
+        if get_running_loop() is not self._loop or self._closed:
+            self._check_loop()
+        if tags is not None:
+            tags = check_tags(tags)
+        timeline, committer = self._timeline, self._committer
+        while True:
+            try:
+                if expected_version is not None:
+                    timeline.expect_version(expected_version)
+                base = timeline.tip_state
+                if base is None:
+                    base = timeline.need_state()
+                self._refusal = _IN_RECIPE
+                try:
+                    state, edits = run_recipe(base, recipe, args)
+                finally:
+                    self._refusal = None
+            except Exception:
+                if committer is None or not timeline.pending or await committer.stands():
+                    raise
+                continue
+            if state is base:
+                if committer is None or not timeline.pending or await committer.stands():
+                    return timeline.current()
+                continue
+            name = action if action is not None else action_of(recipe)
+            change = timeline.push(_UPDATE, state, edits, actor, name, tags)
+            if committer is None:
+                shown = timeline.show(change)
+                self._broadcast.publish(change, change._version)
+                self._notifier.deliver(change)
+                if self._config.snapshot_interval is not None:
+                    self._consider_snapshot(change)
+                return shown
+            made = await committer.wait(change)
+            if made is not None:
+                return made
 
     def compare_and_swap(
         self,
@@ -418,10 +459,10 @@ class StateContainer(Observable[S]):
                 plan.change_type, plan.state, plan.edits, actor, action or plan.action, tags, plan.target
             )
             if committer is None:
-                timeline.show()
+                made = timeline.show(change)
                 self._shown(change)
-                return timeline.versioned(change)
-            made = await committer.wait()
+                return made
+            made = await committer.wait(change)
             if made is not None:
                 return made
 
@@ -619,13 +660,12 @@ def _logger() -> Any:
     return logging.getLogger("reactstate.container")
 
 
-def _check_guard(guard: Any) -> None:
-    if guard is not None:
-        raise UnsupportedError(
-            "guard= needs a lock in the same store as the state; this container has no store",
-            layer="container",
-            capability="FENCING",
-        )
+def _refuse_guard() -> NoReturn:
+    raise UnsupportedError(
+        "guard= needs a lock in the same store as the state; this container has no store",
+        layer="container",
+        capability="FENCING",
+    )
 
 
 def _expect_version(expected: int) -> Callable[[Timeline[Any]], None]:

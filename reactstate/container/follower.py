@@ -59,9 +59,11 @@ async def _follow_on(container: StateContainer[S], persistence: StatePersistence
 
 def _jump(container: StateContainer[S], loaded: Loaded) -> None:
     """Go on from a newer snapshot, when the records on the way to it are gone."""
+    from reactstate.container.opening import snapshot_change
+
     timeline, head = container._timeline, loaded.head
     state = None if head.document is None else from_document(timeline.cls, head.document, head.schema)
-    timeline.restart(head.version, state, head.created_at_ns, head.updated_at_ns, head.tags)
+    timeline.restart(snapshot_change(head, state), state, head.created_at_ns)
     change = container._resync()
     if change is not None:
         container._shown(change)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from reactstate.clock import Clock
     from reactstate.container.container import StateContainer
-    from reactstate.persistence.protocol import Loaded, Record, StatePersistence
+    from reactstate.persistence.protocol import Loaded, Record, Snapshot, StatePersistence
     from reactstate.state.config import StateConfig
 
 __all__ = ["Opening", "begin", "load", "stored_change"]
@@ -241,10 +241,19 @@ def _fill(timeline: Timeline[S], loaded: Loaded) -> bool:
         changes.extend(stored_change(record, origin) for record in era.records)
         if era.records:
             origin.last = changes[-1]
-    timeline.begin(head.version, state, head.created_at_ns, head.updated_at_ns, head.tags)
     for change in changes:
         timeline.adopt(change, state if change.version == head.version else DROPPED)
-    timeline.begin(head.version, state, head.created_at_ns, head.updated_at_ns, head.tags)
+    newest = changes[-1] if changes and changes[-1].version == head.version else snapshot_change(head, state)
+    timeline.begin(newest, state, head.created_at_ns)
     return rebase
+
+
+def snapshot_change(head: Snapshot, state: Any) -> StateChange[Any]:
+    """Return what stands for the change that made *head*, which is not in the history."""
+    change: StateChange[Any] = StateChange(
+        head.version, ChangeType.UPDATE, state, [(None, None, state)], head.updated_at_ns, None, None, head.tags
+    )
+    change._id = head.change_id
+    return change
 
 

@@ -70,8 +70,7 @@ class AtomicState(Observable[S]):
         timeline = Timeline(cls, clock or SystemClock(), config.history_size, config.history_retention)
         self._lock = threading.RLock()
         self._start(timeline, config.buffer_size, config.on_lag, self._lock)
-        timeline.push(ChangeType.CREATE, initial, [(None, None, initial)], None, None, None)
-        timeline.show()
+        timeline.show(timeline.push(ChangeType.CREATE, initial, [(None, None, initial)], None, None, None))
 
     # --- writing --------------------------------------------------------------------------------------------------
 
@@ -206,9 +205,8 @@ class AtomicState(Observable[S]):
                 change = timeline.push(
                     plan.change_type, plan.state, plan.edits, actor, action or plan.action, tags, plan.target
                 )
-                timeline.show()
+                made = timeline.show(change)
                 self._broadcast.publish(change, change.version)
-                made = timeline.versioned(change)
                 self._notifier.enqueue(change)
             self._notifier.drain()
             return made

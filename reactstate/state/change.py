@@ -329,28 +329,24 @@ class VersionedState(Generic[S]):
     """A state with its version (read-only).
 
     Attributes:
-        version: The version; 0 when nothing was stored yet.
         transaction_id: The transaction that wrote it, or None.
     """
 
-    __slots__ = ("_created_ns", "_metadata", "_state", "_tags", "_timestamp_ns", "transaction_id", "version")
+    __slots__ = ("_change", "_created_ns", "_metadata", "_state", "transaction_id")
 
     def __init__(
-        self,
-        state: S | None,
-        version: int,
-        timestamp_ns: int,
-        created_ns: int,
-        tags: Mapping[str, Any] | None,
-        transaction_id: str | None = None,
+        self, state: S | None, change: StateChange[S], created_ns: int, transaction_id: str | None = None
     ) -> None:
         self._state = state
-        self.version = version
-        self._timestamp_ns = timestamp_ns
+        self._change = change
         self._created_ns = created_ns
-        self._tags = tags
         self.transaction_id = transaction_id
         self._metadata: StateMetadata | None = None
+
+    @property
+    def version(self) -> int:
+        """The version; 0 when nothing was stored yet."""
+        return self._change._version
 
     @property
     def state(self) -> S:
@@ -373,15 +369,15 @@ class VersionedState(Generic[S]):
     @property
     def timestamp(self) -> datetime:
         """When this version was made (aware, UTC)."""
-        return to_datetime(self._timestamp_ns)
+        return self._change.timestamp
 
     @property
     def metadata(self) -> StateMetadata:
         """Times, tags and checksum."""
         if self._metadata is None:
-            tags = {} if self._tags is None else self._tags
+            change = self._change
             self._metadata = StateMetadata(
-                self.version, to_datetime(self._created_ns), to_datetime(self._timestamp_ns), tags, self._state
+                change._version, to_datetime(self._created_ns), change.timestamp, change.tags, self._state
             )
         return self._metadata
 

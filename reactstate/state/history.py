@@ -35,27 +35,25 @@ class History(Sequence[StateChange[S]]):
     """
 
     def __init__(self, size: int, retention: timedelta | None, clock: Clock) -> None:
+        self.size = size
         self._changes: deque[StateChange[S]] = deque(maxlen=size)
-        self._held: deque[StateChange[S]] = deque()
         self._retention_ns = None if retention is None else round(retention.total_seconds() * 1e9)
         self._clock = clock
 
     def extend(self, change: StateChange[S]) -> None:
         """Append the next change."""
-        held = self._held
-        if held:
-            held[-1]._next = change
-        held.append(change)
-        if len(held) > _HELD:
-            held.popleft()._state = DROPPED
-        self._changes.append(change)
+        changes = self._changes
+        if changes:
+            changes[-1]._next = change
+            if len(changes) >= _HELD:
+                changes[-_HELD]._state = DROPPED
+        changes.append(change)
         if self._retention_ns is not None:
             self._expire()
 
     def clear(self) -> None:
         """Forget all changes."""
         self._changes.clear()
-        self._held.clear()
 
     def _expire(self) -> None:
         oldest = self._clock.time_ns() - (self._retention_ns or 0)

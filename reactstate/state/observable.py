@@ -136,7 +136,7 @@ class Observable(Generic[S]):
     def _resync(self, _last: int = 0) -> StateChange[S] | None:
         """Return one change that carries a subscriber who fell behind to the current state."""
         head, state = self._timeline.head, self._timeline.state
-        if head is None:
+        if head._version == 0:
             return None
         kind = ChangeType.DELETE if state is None else ChangeType.UPDATE
         return StateChange(

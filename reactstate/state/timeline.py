@@ -96,9 +96,7 @@ class Timeline(Generic[S]):
 
     __slots__ = (
         "_created_ns",
-        "_tags",
         "_time_ns",
-        "_updated_ns",
         "cls",
         "head",
         "history",
@@ -122,15 +120,15 @@ class Timeline(Generic[S]):
         self.pending: deque[StateChange[S]] = deque()
         self.state: S | None = None
         self.version = 0
-        self.head: StateChange[S] | None = None
-        self.tip: StateChange[S] | None = None
+        nothing: StateChange[S] = StateChange(0, ChangeType.DELETE, None, [], 0, None, None, None)
+        self.head = nothing
+        self.tip = nothing
         self.tip_state: S | None = None
         self.tip_version = 0
         self.undoable: list[int] = []
         self.undone: list[int] = []
         self._time_ns = clock.time_ns
-        self._created_ns = self._updated_ns = 0
-        self._tags: Mapping[str, Any] | None = None
+        self._created_ns = 0
 
     # --- the row of versions --------------------------------------------------------------------------------------
 
@@ -150,25 +148,26 @@ class Timeline(Generic[S]):
         self.tip = change
         self.tip_state = state
         self.tip_version = version
-        if target is not None:
-            self._note_undo(change)
-        else:
+        if target is None:
             self.undoable.append(version)
             if self.undone:
                 self.undone.clear()
-        self.pending.append(change)
+        else:
+            self._note_undo(change)
         return change
 
-    def show(self) -> StateChange[S]:
-        """Make the oldest pending change the head and return it."""
-        change = self.pending.popleft()
+    def show(self, change: StateChange[S]) -> VersionedState[S]:
+        """Make *change*, the oldest that is not shown yet, the head; return what everybody sees now."""
         self.history.extend(change)
+        state = change._state
+        self.head = change
+        self.state = state
+        self.version = version = change._version
         if change._type is ChangeType.CREATE:
             self._created_ns = change._timestamp_ns
-        self.head = change
-        self.state = change._state
-        self.version = change._version
-        return change
+        if not version % 1024:
+            del self.undoable[: -self.history.size]
+        return VersionedState(state, change, self._created_ns)
 
     def withdraw(self) -> None:
         """Drop all pending changes: the tip is the head again."""
@@ -183,24 +182,22 @@ class Timeline(Generic[S]):
         """Append a change that was made elsewhere or read from a journal; *state* is the state after it."""
         change._state = state
         self._note(change)
-        self.pending.append(change)
         self.tip, self.tip_state, self.tip_version = change, state, change.version
-        self.show()
+        self.show(change)
 
-    def begin(self, version: int, state: S | None, created_ns: int, updated_ns: int, tags: Any) -> None:
-        """Start from a version whose change is not known."""
-        self._updated_ns, self._tags = updated_ns, tags
-        self.version = self.tip_version = version
+    def begin(self, snapshot: StateChange[S], state: S | None, created_ns: int) -> None:
+        """Start from a version whose change is not in the history; *snapshot* stands for it."""
+        self.head = self.tip = snapshot
+        self.version = self.tip_version = snapshot.version
         self.state = self.tip_state = state
         self._created_ns = created_ns
 
-    def restart(self, version: int, state: S | None, created_ns: int, updated_ns: int, tags: Any) -> None:
+    def restart(self, snapshot: StateChange[S], state: S | None, created_ns: int) -> None:
         """Go on from a newer version; the changes on the way to it are not known, so the history begins anew."""
         self.history.clear()
         self.undoable.clear()
         self.undone.clear()
-        self.head = self.tip = None
-        self.begin(version, state, created_ns, updated_ns, tags)
+        self.begin(snapshot, state, created_ns)
 
     def _note(self, change: StateChange[S]) -> None:
         if change._target is not None:
@@ -220,15 +217,10 @@ class Timeline(Generic[S]):
 
     def current(self) -> VersionedState[S]:
         """Return the head."""
-        head = self.head
-        if head is None:
-            return VersionedState(self.state, self.version, self._updated_ns, self._created_ns, self._tags)
-        return VersionedState(self.state, head._version, head._timestamp_ns, self._created_ns, head._tags)
-
-    def versioned(self, change: StateChange[S]) -> VersionedState[S]:
-        """Return what *change* made, which was just shown."""
-        created = self._created_ns
-        return VersionedState(change.new_state, change._version, change._timestamp_ns, created, change._tags)
+        while True:
+            head, state = self.head, self.state
+            if head is self.head:  # another thread may show a change between the two
+                return VersionedState(state, head, self._created_ns)
 
     def view(self) -> Timeline[S]:
         """Return the timeline as it is now, for planning while others go on; it shares the history."""
@@ -385,10 +377,7 @@ class Timeline(Generic[S]):
 
     def tip_as_current(self) -> VersionedState[S]:
         """Return the tip as a versioned state."""
-        tip = self.tip
-        if tip is None:
-            return self.current()
-        return VersionedState(self.tip_state, tip._version, tip._timestamp_ns, self._created_ns, tip._tags)
+        return VersionedState(self.tip_state, self.tip, self._created_ns)
 
 
 Planner = Callable[[Timeline[Any]], "Plan[Any] | None"]
