@@ -142,13 +142,12 @@ class Broadcast(Generic[T]):
         subscription = Subscription(
             self, buffer=buffer, resync=resync if on_lag == "resync" else None, backlog=backlog, since=since
         )
-        reference = weakref.ref(subscription, self._forget)
         with self._lock:
             if self._closed:
                 raise ClosedError("the broadcast is closed; nothing more will be published")
             if not self._live:
                 self._ring = deque(maxlen=self.capacity)
-            self._live[reference] = buffer
+            self._live[weakref.ref(subscription, self._forget)] = buffer
             if buffer > (self._ring.maxlen or 0):
                 self._ring = deque(self._ring, maxlen=buffer)
             subscription._start(self._next)

@@ -100,8 +100,31 @@ class Notifier(Generic[T]):
 
     def deliver(self, item: T) -> None:
         """Call all callbacks with *item*, after those before it; see the module for when and by whom."""
-        if self._callbacks or self._changed is not None:
-            self._queue.append(item)
+        callbacks, queue, turn = self._callbacks, self._queue, self._turn
+        if callbacks and not queue and self._changed is None:
+            # The usual case, without a detour through the queue.
+            try:
+                turn.pop()
+            except IndexError:
+                queue.append(item)
+                self.drain()
+                return
+            interrupt = None
+            try:
+                for callback in callbacks:
+                    try:
+                        if (result := callback(item)) is not None:
+                            _refuse(result, callback)
+                    except BaseException as exc:
+                        interrupt = interrupt or _failed(exc, callback)
+            finally:
+                turn.append(None)
+            if interrupt is not None:
+                raise interrupt
+            if queue:
+                self.drain()
+        elif callbacks or self._changed is not None:
+            queue.append(item)
             self.drain()
 
     def drain(self) -> None:

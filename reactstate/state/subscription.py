@@ -40,7 +40,10 @@ _READ_AHEAD: Final = 256
 
 
 class _Outcome:
-    """Why there is no item. (An Enum would be the plainer form; looking up its members costs more than an item.)"""
+    """Why there is no item.
+
+    An Enum would be the plainer form, but to look up one of its members costs as much as to read an item.
+    """
 
     __slots__ = ()
 
