@@ -21,7 +21,6 @@ Concurrency
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 import os
@@ -33,7 +32,6 @@ from reactstate.clock import SystemClock
 from reactstate.errors import (
     AlreadyOpenError,
     ClosedError,
-    CorruptionError,
     LimitExceededError,
     ReactStateError,
     ReadOnlyError,
@@ -44,24 +42,26 @@ from reactstate.errors import (
     WrongContextError,
 )
 from reactstate.persistence.blobs import BlobFolder
+from reactstate.persistence.compaction import next_horizon, tidy
 from reactstate.persistence.filesystem import LocalFileSystem
 from reactstate.persistence.flusher import Batch, Flusher, done
+from reactstate.persistence.following import follow
 from reactstate.persistence.frames import MAX_PAYLOAD_BYTES
 from reactstate.persistence.journal import Journal, Turn
-from reactstate.persistence.names import LOCK_FILE, segment_file, snapshot_file
+from reactstate.persistence.names import LOCK_FILE, snapshot_file
 from reactstate.persistence.protocol import StatePersistence
 from reactstate.persistence.recovery import Archive
 from reactstate.persistence.salvage import recover, verify
 from reactstate.persistence.sealing import Sealing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from reactstate.clock import Clock
     from reactstate.codec import Encryption
+    from reactstate.persistence.chain import Limit, Recovered, Scan
     from reactstate.persistence.filesystem import FileSystem, HeldLock
     from reactstate.persistence.protocol import BlobInfo, Loaded, Record, SchemaTag, Snapshot
-    from reactstate.persistence.recovery import Limit, Recovered, Scan
     from reactstate.persistence.salvage import RecoverReport, VerifyReport
 
 __all__ = ["FilePersistence"]
@@ -71,9 +71,6 @@ S = TypeVar("S")
 _DURABILITIES = ("always", "interval", "never")
 _SMALL_JOURNAL_BYTES = 1 << 16
 _ATTEMPTS = 8
-_SPARE_SNAPSHOTS = 4
-"""About how many snapshots are kept between the oldest record that is wanted and the newest."""
-
 _LOGGER = logging.getLogger("reactstate.persistence")
 
 
@@ -358,15 +355,14 @@ class FilePersistence(StatePersistence[S], Generic[S]):
                 counted = journal.frame_bytes
                 await self._store(snapshot.version, data)
                 snapshots = sorted({*self._snapshots, snapshot.version})
-                horizon = self._horizon(journal, snapshots, keep_since)
+                horizon = next_horizon(journal.horizon, snapshots, keep_since)
                 await flusher.turn(Turn(dict(snapshot.schema), snapshot.version, horizon, anew=switch))
             finally:
                 self._switching = False
-            self._snapshots = snapshots
             self._schema = dict(snapshot.schema)
             self._snapshot_bytes = len(data)
             self._counted_bytes = counted
-            await asyncio.to_thread(self._tidy, journal, snapshots, keep_since)
+            self._snapshots = await asyncio.to_thread(tidy, self._files, self._path, journal, snapshots, keep_since)
 
     async def _store(self, version: int, data: bytes) -> None:
         path = self._archive.path(snapshot_file(version))
@@ -374,34 +370,6 @@ class FilePersistence(StatePersistence[S], Generic[S]):
             await self._files.replace_file(path, data)
         except OSError as exc:
             raise StorageError(f"the snapshot {path!r} could not be written: {exc}", path=path) from exc
-
-    @staticmethod
-    def _horizon(journal: Journal, snapshots: list[int], keep_since: int) -> int:
-        """Return the newest snapshot from which all records above *keep_since* can be replayed."""
-        usable = [version for version in snapshots if journal.horizon <= version <= keep_since]
-        return max(usable, default=journal.horizon)
-
-    def _tidy(self, journal: Journal, snapshots: list[int], keep_since: int) -> None:
-        """Remove the files that hold nothing from the horizon on; what cannot be removed is only in the way."""
-        horizon, segments = journal.horizon, journal.segments
-        needed = _thinned(snapshots, horizon, (snapshots[-1] - keep_since) // _SPARE_SNAPSHOTS) | journal.starts
-        old_snapshots = [version for version in snapshots if version < horizon or version not in needed]
-        ends = [base for _, base in segments[1:]]
-        old_segments = [serial for (serial, _), end in zip(segments, ends, strict=False) if end <= horizon]
-        removed = False
-        for file in [*map(segment_file, old_segments), *map(snapshot_file, old_snapshots)]:
-            try:
-                self._files.remove(self._archive.path(file))
-                removed = True
-            except FileNotFoundError:
-                continue
-            except OSError as exc:
-                _LOGGER.warning("the compacted file %r in %r could not be removed: %s", file, self._path, exc)
-        if removed:
-            with contextlib.suppress(OSError):
-                self._files.sync_directory(self._path)
-        self._snapshots = [version for version in self._snapshots if version not in old_snapshots]
-        journal.segments = [known for known in segments if known[0] not in old_segments]
 
     @property
     def compaction_due(self) -> bool:
@@ -472,39 +440,15 @@ class FilePersistence(StatePersistence[S], Generic[S]):
             CompactedError: Records above *since* are no longer kept; load anew and follow from there.
             CorruptionError: Durable bytes are damaged, or records that were published are gone.
         """
-        position = since
-        seen: Limit | None = None
-        while True:
+        async for record in follow(self._archive, since, self._pausing(poll_interval)):
+            yield record
+
+    def _pausing(self, seconds: float) -> Callable[[], Awaitable[None]]:
+        async def pause() -> None:
             self._check_context()
-            published = self._archive.published()
-            if published is not None and (published.serial, published.offset) != seen:
-                limit = (published.serial, published.offset)
-                if published.version < position and position != since:
-                    raise CorruptionError(
-                        f"version {position} was published in {self._path!r} and is gone; load the state anew",
-                        path=self._path,
-                    )
-                found = None
-                try:
-                    if seen is not None and seen[0] == limit[0] and seen[1] <= limit[1]:
-                        for record in self._archive.between(seen, limit[1]):
-                            if record.version > position:
-                                position = record.version
-                                yield record
-                    elif published.version > position:
-                        found = self._archive.scan(limit)
-                        async for record in self._archive.changes(found, position, limit):
-                            position = record.version
-                            yield record
-                    seen = limit
-                except StorageError:
-                    if found is not None and not self._archive.moved(found, limit):
-                        raise
-                    if found is None and self._archive.published() == published:
-                        raise
-                    seen = None
-                    continue
-            await self._clock.sleep(poll_interval)
+            await self._clock.sleep(seconds)
+
+        return pause
 
     # --- blobs --------------------------------------------------------------------------------------------------
 
@@ -636,15 +580,6 @@ class FilePersistence(StatePersistence[S], Generic[S]):
             _LOGGER.error("the changes of the last %s s may not be durable: %s", self._flush_interval, exc)  # noqa: TRY400 - the error names the cause
             return False
         return True
-
-
-def _thinned(snapshots: list[int], horizon: int, distance: int) -> set[int]:
-    """Return the horizon, the newest snapshot, and those between that are far enough apart to be horizons later."""
-    kept = [horizon]
-    for version in snapshots:
-        if version - kept[-1] >= max(1, distance):
-            kept.append(version)
-    return {*kept, snapshots[-1]}
 
 
 async def _sync_regularly(owner: weakref.ref[FilePersistence[S]], clock: Clock, seconds: float) -> None:

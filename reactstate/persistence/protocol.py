@@ -212,7 +212,7 @@ class StatePersistence(ABC, Generic[S]):
             CompactedError: Records above *since* are no longer kept; ``resume`` is the oldest version to ask from.
         """
 
-    def follow(self, since: int = 0) -> AsyncIterator[Record]:
+    def follow(self, since: int = 0) -> AsyncIterator[Record]:  # noqa: ARG002 - overridden where it can be done
         """Iterate over the records above *since* as another process makes them durable; for ``read_only`` ones.
 
         Raises:

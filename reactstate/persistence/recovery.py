@@ -16,179 +16,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections import deque
 from typing import TYPE_CHECKING
 
-from reactstate.errors import CompactedError, CorruptionError, PatchError, StorageError
+from reactstate.errors import CorruptionError, StorageError
+from reactstate.persistence.chain import Chain, Recovered, Scan, Segment, compacted, damaged
 from reactstate.persistence.frames import CONTINUES, DURABLE_SIZE, SEGMENT_SIZE, unpack_durable, unpack_segment, walk
 from reactstate.persistence.names import DURABLE_FILE, segment_file, segment_serial, snapshot_file, snapshot_version
-from reactstate.persistence.protocol import Era, Loaded, Snapshot
-from reactstate.state.patch import replay
+from reactstate.persistence.protocol import Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
+    from reactstate.persistence.chain import Limit
     from reactstate.persistence.filesystem import FileSystem
     from reactstate.persistence.frames import Durable, Frame, Walk
     from reactstate.persistence.protocol import Record, SchemaTag
     from reactstate.persistence.sealing import Sealing
 
-__all__ = ["Archive", "Limit", "Recovered", "Scan", "Segment"]
-
-Limit = tuple[int, int]
-"""A segment's serial and an offset in it: nothing behind is read."""
+__all__ = ["Archive"]
 
 _BREATH = 2000
 _LOGGER = logging.getLogger("reactstate.persistence")
-
-
-class Segment:
-    """A segment whose header is good."""
-
-    __slots__ = ("base", "continues", "end", "format_id", "horizon", "path", "payload", "serial")
-
-    def __init__(
-        self,
-        path: str,
-        serial: int,
-        base: int,
-        horizon: int,
-        payload: bytes,
-        end: int,
-        format_id: int,
-        *,
-        continues: bool,
-    ) -> None:
-        self.path = path
-        self.serial = serial
-        self.base = base
-        self.horizon = horizon
-        self.payload = payload
-        self.end = end
-        self.format_id = format_id
-        self.continues = continues
-
-
-class Scan:
-    """The files of a directory.
-
-    Attributes:
-        snapshots: The versions of the full snapshots, ascending.
-        segments: The segments with a good header, ascending.
-        torn: The newest segment's path, if a crash left it without a good header.
-        torn_bytes: The size of that file.
-        temporary: Paths of temporary files that a crash left behind.
-        tail: The bytes and frames of the newest segment, once they were read.
-    """
-
-    __slots__ = ("segments", "snapshots", "tail", "temporary", "torn", "torn_bytes")
-
-    def __init__(self) -> None:
-        self.tail: tuple[bytes, Walk] | None = None
-        self.snapshots: list[int] = []
-        self.segments: list[Segment] = []
-        self.torn: str | None = None
-        self.torn_bytes = 0
-        self.temporary: list[str] = []
-
-
-class Recovered:
-    """What was found, and what a writer has to know to go on.
-
-    Attributes:
-        loaded: For the caller.
-        segment: The newest segment, or None.
-        end: Where its last good frame ends.
-        last_version: The version of the newest record or, without one, of the newest segment's base.
-        schema: The newest segment's schema tag, or None without a segment.
-        snapshot_version: The newest snapshot's version, 0 without one.
-        frame_bytes: How many bytes of frames are above the newest snapshot.
-    """
-
-    __slots__ = ("end", "frame_bytes", "last_version", "loaded", "schema", "segment", "snapshot_version")
-
-    def __init__(
-        self,
-        loaded: Loaded,
-        segment: Segment | None,
-        end: int,
-        last_version: int,
-        schema: SchemaTag | None,
-        snapshot_version: int,
-        frame_bytes: int,
-    ) -> None:
-        self.loaded = loaded
-        self.segment = segment
-        self.end = end
-        self.last_version = last_version
-        self.schema = schema
-        self.snapshot_version = snapshot_version
-        self.frame_bytes = frame_bytes
-
-
-class _Chain:
-    """Replays segment after segment; one for each reading."""
-
-    __slots__ = (
-        "change_id",
-        "created_at_ns",
-        "document",
-        "eras",
-        "records",
-        "schema",
-        "tags",
-        "updated_at_ns",
-        "version",
-    )
-
-    def __init__(self, snapshot: Snapshot, history: int) -> None:
-        self.eras: list[Era] = []
-        self.records: deque[Record] = deque(maxlen=history)
-        self.begin(snapshot)
-
-    def begin(self, snapshot: Snapshot) -> None:
-        """Go on from *snapshot*."""
-        self.version = snapshot.version
-        self.document = snapshot.document
-        self.schema = snapshot.schema
-        self.change_id = snapshot.change_id
-        self.created_at_ns = snapshot.created_at_ns
-        self.updated_at_ns = snapshot.updated_at_ns
-        self.tags = snapshot.tags
-
-    def end_era(self) -> None:
-        """Put what was replayed since the last era into one."""
-        self.eras.append(Era(self.schema, list(self.records), self.document))
-        self.records.clear()
-
-    def replay(self, record: Record, path: str) -> None:
-        """Apply *record*, and give it its inverse."""
-        try:
-            self.document, record.inverse = replay(self.document, record.patch)
-        except (PatchError, TypeError, ValueError) as exc:
-            raise CorruptionError(
-                f"the change to version {record.version} in {path!r} does not fit the document before it", path=path
-            ) from exc
-        self.version = record.version
-        self.change_id = record.change_id
-        self.updated_at_ns = record.timestamp_ns
-        self.tags = record.tags
-        if record.kind == "create":
-            self.created_at_ns = record.timestamp_ns
-
-    def loaded(self, history: int, dropped_bytes: int) -> Loaded:
-        """Return what was read, with at most *history* records."""
-        self.end_era()
-        kept: list[Era] = []
-        for era in reversed(self.eras):
-            era.records = era.records[max(0, len(era.records) - history) :]
-            history -= len(era.records)
-            if era.records or not kept:
-                kept.append(era)
-        head = Snapshot(
-            self.version, self.document, self.schema, self.change_id, self.created_at_ns, self.updated_at_ns, self.tags
-        )
-        return Loaded(head, kept[::-1], dropped_bytes)
 
 
 class Archive:
@@ -395,7 +243,7 @@ class Archive:
             frame_bytes,
         )
 
-    async def _change_schema(self, chain: _Chain, version: int) -> None:
+    async def _change_schema(self, chain: Chain, version: int) -> None:
         """Go over to a snapshot of another schema that a crash kept from getting its segment."""
         try:
             snapshot = await self.snapshot(version)
@@ -406,19 +254,19 @@ class Archive:
             chain.end_era()
             chain.begin(snapshot)
 
-    async def _start(self, found: Scan, last_version: int, history: int) -> _Chain:
+    async def _start(self, found: Scan, last_version: int, history: int) -> Chain:
         """Return a chain at the snapshot to replay from."""
         problem: CorruptionError | None = None
         for version in self._candidates(found, last_version, history):
             if version == 0 and 0 not in found.snapshots:
-                return _Chain(Snapshot(0, None, self.schema(found.segments[0]), "", 0, 0), history)
+                return Chain(Snapshot(0, None, self.schema(found.segments[0]), "", 0, 0), history)
             try:
                 snapshot = await self.snapshot(version)
             except CorruptionError as exc:
                 _LOGGER.warning("passing over a damaged snapshot: %s", exc)
                 problem = problem or exc
             else:
-                return _Chain(snapshot, history)
+                return Chain(snapshot, history)
         raise problem or CorruptionError(
             f"no snapshot in {self._directory!r} leads to the journal's records; use recover()", path=self._directory
         )
@@ -453,7 +301,7 @@ class Archive:
             )
         return needed
 
-    async def _replay(self, chain: _Chain, found: Scan, limit: Limit | None, newest_snapshot: int) -> int:
+    async def _replay(self, chain: Chain, found: Scan, limit: Limit | None, newest_snapshot: int) -> int:
         """Replay everything above the chain's start; return the size of the frames above *newest_snapshot*."""
         frame_bytes = 0
         async for segment, data, tail in self._segments(chain, found, limit):
@@ -473,7 +321,7 @@ class Archive:
         return frame_bytes
 
     async def _segments(
-        self, chain: _Chain, found: Scan, limit: Limit | None
+        self, chain: Chain, found: Scan, limit: Limit | None
     ) -> AsyncIterator[tuple[Segment, bytes, Walk]]:
         """Yield the segments above the chain's version, turning *chain* to a new era where one begins."""
         needed = self._needed(found, chain.version)
@@ -581,33 +429,15 @@ class Archive:
                 if record.version > since:
                     yield record
 
-    async def _first_good(self, found: Scan, starts: list[int]) -> _Chain:
+    async def _first_good(self, found: Scan, starts: list[int]) -> Chain:
         problem: CorruptionError | None = None
         for version in starts:
             if version == 0 and 0 not in found.snapshots:
-                return _Chain(Snapshot(0, None, self.schema(found.segments[0]), "", 0, 0), 0)
+                return Chain(Snapshot(0, None, self.schema(found.segments[0]), "", 0, 0), 0)
             try:
-                return _Chain(await self.snapshot(version), 0)
+                return Chain(await self.snapshot(version), 0)
             except CorruptionError as exc:
                 problem = problem or exc
         raise problem or CorruptionError(
             f"no snapshot in {self._directory!r} leads to the journal's records; use recover()", path=self._directory
         )
-
-
-def damaged(path: str, offset: int) -> CorruptionError:
-    """Return the error for durable records that are damaged or missing."""
-    return CorruptionError(
-        f"the journal {path!r} is damaged at offset {offset} though its records were durable; nothing was changed, "
-        "use verify() to see the extent and recover(to=...) to save what is whole",
-        path=path,
-        offset=offset,
-    )
-
-
-def compacted(since: int, resume: int) -> CompactedError:
-    """Return the error for records that are no longer kept."""
-    return CompactedError(
-        f"the changes after version {since} are no longer kept; ask from {resume} on, with the state at that version",
-        resume,
-    )

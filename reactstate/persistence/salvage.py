@@ -12,17 +12,18 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 from reactstate.errors import CorruptionError, PatchError, StorageError
+from reactstate.persistence.chain import damaged
 from reactstate.persistence.frames import walk
 from reactstate.persistence.names import segment_serial, snapshot_file, snapshot_version
 from reactstate.persistence.protocol import Snapshot
-from reactstate.persistence.recovery import damaged
 from reactstate.state.patch import documents_equal, replay
 
 if TYPE_CHECKING:
     from reactstate.persistence.blobs import BlobFolder
+    from reactstate.persistence.chain import Limit
     from reactstate.persistence.file import FilePersistence
     from reactstate.persistence.protocol import Record, SchemaTag
-    from reactstate.persistence.recovery import Archive, Limit
+    from reactstate.persistence.recovery import Archive
 
 __all__ = ["RecoverReport", "VerifyReport", "recover", "verify"]
 

@@ -1,0 +1,54 @@
+"""Following a journal that another process writes.
+
+Contract
+    Only what the writer has published as durable is read. Segments may end and be compacted away at any moment; a
+    follower that fell behind what is kept gets ``CompactedError``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from reactstate.errors import CorruptionError, StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from reactstate.persistence.chain import Limit
+    from reactstate.persistence.protocol import Record
+    from reactstate.persistence.recovery import Archive
+
+__all__ = ["follow"]
+
+
+async def follow(archive: Archive, since: int, pause: Callable[[], Awaitable[None]]) -> AsyncIterator[Record]:
+    """Yield the records above *since* as they are published; see ``FilePersistence.follow``."""
+    position = since
+    seen: Limit | None = None
+    while True:
+        published = archive.published()
+        if published is None or (published.serial, published.offset) == seen:
+            await pause()
+            continue
+        limit = (published.serial, published.offset)
+        if published.version < position and position != since:
+            path = archive.path("")
+            raise CorruptionError(f"version {position} was published in {path!r} and is gone; load anew", path=path)
+        found = None
+        try:
+            if seen is not None and seen[0] == limit[0] and seen[1] <= limit[1]:
+                for record in archive.between(seen, limit[1]):
+                    if record.version > position:
+                        position = record.version
+                        yield record
+            elif published.version > position:
+                found = archive.scan(limit)
+                async for record in archive.changes(found, position, limit):
+                    position = record.version
+                    yield record
+            seen = limit
+        except StorageError:
+            # A writer may have compacted or turned the journal over meanwhile; only what stays wrong is wrong.
+            if archive.published() == published and (found is None or not archive.moved(found, limit)):
+                raise
+            seen = None
