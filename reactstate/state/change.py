@@ -89,7 +89,10 @@ class Origin:
         return document
 
     def _newest(self) -> Any:
-        state = None if self.last is None else self.last.new_state
+        last = self.last
+        if last is None:
+            return None
+        state = last._state if last._state is not DROPPED else last._rebuilt()
         return None if state is None else to_document(state)
 
 

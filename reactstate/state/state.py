@@ -115,7 +115,7 @@ class State(BaseModel):
         FrozenStateError: An instance is assigned to.
     """
 
-    model_config = ConfigDict(validate_default=True)
+    model_config = ConfigDict(validate_default=True, ignored_types=(migration,))
 
     if TYPE_CHECKING:
         __reactstate_type_name__: ClassVar[str]

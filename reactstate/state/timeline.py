@@ -27,6 +27,7 @@ __all__ = ["Plan", "Timeline", "action_of", "check_tags"]
 
 S = TypeVar("S", bound=State)
 
+_CREATE = ChangeType.CREATE
 _UPDATE = ChangeType.UPDATE
 
 
@@ -96,6 +97,7 @@ class Timeline(Generic[S]):
 
     __slots__ = (
         "_created_ns",
+        "_extend",
         "_time_ns",
         "cls",
         "head",
@@ -117,6 +119,7 @@ class Timeline(Generic[S]):
         self.cls = cls
         self.kind = kind_of(cls)
         self.history: History[S] = History(history_size, history_retention, clock)
+        self._extend = self.history.extend
         self.pending: deque[StateChange[S]] = deque()
         self.state: S | None = None
         self.version = 0
@@ -143,11 +146,11 @@ class Timeline(Generic[S]):
         target: int | None = None,
     ) -> StateChange[S]:
         """Make the next change at the tip; nobody sees it before ``show``."""
-        version = self.tip_version + 1
-        change = StateChange(version, change_type, state, edits, self._time_ns(), actor, action, tags, target)
-        self.tip = change
+        self.tip_version = version = self.tip_version + 1
+        self.tip = change = StateChange(
+            version, change_type, state, edits, self._time_ns(), actor, action, tags, target
+        )
         self.tip_state = state
-        self.tip_version = version
         if target is None:
             self.undoable.append(version)
             if self.undone:
@@ -158,14 +161,13 @@ class Timeline(Generic[S]):
 
     def show(self, change: StateChange[S]) -> VersionedState[S]:
         """Make *change*, the oldest that is not shown yet, the head; return what everybody sees now."""
-        self.history.extend(change)
-        state = change._state
+        self._extend(change)
         self.head = change
-        self.state = state
+        self.state = state = change._state
         self.version = version = change._version
-        if change._type is ChangeType.CREATE:
+        if change._type is _CREATE:
             self._created_ns = change._timestamp_ns
-        if not version % 1024:
+        if not version & 1023:
             del self.undoable[: -self.history.size]
         return VersionedState(state, change, self._created_ns)
 
