@@ -167,6 +167,7 @@ class StateContainer(Observable[S]):
         self._consumers: set[str] = set()
         self._refusal: str | None = _READ_ONLY if persistence.read_only else None
         self._pid = os.getpid()
+        self._snapshots = config.snapshot_interval is not None
         self._snapshot_due: Any = None
         _live.add(self)
 
@@ -265,15 +266,14 @@ class StateContainer(Observable[S]):
                 if committer is None or not timeline.pending or await committer.stands():
                     return timeline.current()
                 continue
-            name = action if action is not None else action_of(recipe)
-            change = timeline.push(_UPDATE, state, edits, actor, name, tags)
+            if action is None and (action := getattr(recipe, "__name__", None)) == "<lambda>":
+                action = None
             if committer is None:
-                shown = timeline.show(change)
-                self._broadcast.publish(change, change._version)
-                self._notifier.deliver(change)
-                if self._config.snapshot_interval is not None:
-                    self._consider_snapshot(change)
+                change = timeline.advance(state, edits, actor, action, tags)
+                shown = VersionedState(state, change, timeline._created_ns)
+                self._shown(change)
                 return shown
+            change = timeline.push(_UPDATE, state, edits, actor, action, tags)
             made = await committer.wait(change)
             if made is not None:
                 return made
@@ -477,7 +477,7 @@ class StateContainer(Observable[S]):
         """Tell everybody of a change that was just made the head."""
         self._broadcast.publish(change, change._version)
         self._notifier.deliver(change)
-        if self._config.snapshot_interval is not None:
+        if self._snapshots:
             self._consider_snapshot(change)
 
     # --- snapshots ------------------------------------------------------------------------------------------------

@@ -7,8 +7,10 @@ nearest state that is still held, by undoing what came after. Whatever costs tim
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 from uuid import UUID
 
 import uuid_utils
@@ -22,7 +24,6 @@ from reactstate.state.fieldtypes import kind_of
 from reactstate.state.patch import replay
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from datetime import datetime
 
     from reactstate.state.edits import Edit
@@ -34,6 +35,7 @@ __all__ = ["ChangeType", "Origin", "StateChange", "StateMetadata", "VersionedSta
 S = TypeVar("S", bound="State")
 
 _identity = threading.Lock()
+_NO_TAGS: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class ChangeType(StrEnum):
@@ -98,9 +100,9 @@ class Origin:
 
 def _copied(document: Any) -> Any:
     if isinstance(document, dict):
-        return {key: _copied(part) for key, part in document.items()}
+        return {key: _copied(part) for key, part in cast("dict[str, Any]", document).items()}
     if isinstance(document, list):
-        return [_copied(part) for part in document]
+        return [_copied(part) for part in cast("list[Any]", document)]
     return document
 
 
@@ -203,7 +205,7 @@ class StateChange(Generic[S]):
     @property
     def tags(self) -> Mapping[str, Any]:
         """The tags given; empty when none were."""
-        return {} if self._tags is None else self._tags
+        return _NO_TAGS if self._tags is None else MappingProxyType(self._tags)
 
     @property
     def timestamp(self) -> datetime:
@@ -230,16 +232,17 @@ class StateChange(Generic[S]):
         state = self._state
         if state is not DROPPED:
             return state
-        if self._origin is not None:
-            return _read(self._origin, self._origin.document_at(self))
-        return self._rebuilt()
+        origin = self._origin
+        if origin is None or (self is origin.last and not origin.raw):
+            return self._rebuilt()
+        return cast("S | None", _read(origin, origin.document_at(self)))
 
     @property
     def old_state(self) -> S | None:
         """The state before this change; None when there was none."""
         if self._origin is not None:
             document, _ = replay(self._origin.document_at(self), self.inverse)
-            return _read(self._origin, document)
+            return cast("S | None", _read(self._origin, document))
         state: S | None = apply_edits(self.new_state, invert_edits(self._edits))
         return state
 
@@ -387,9 +390,10 @@ class VersionedState(Generic[S]):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, VersionedState):
             return NotImplemented
-        if self.version != other.version or (self._state is None) != (other._state is None):
-            return False
-        return self._state is None or states_equal(self._state, other._state)
+        mine, theirs = self._state, cast("VersionedState[State]", other)._state
+        if self.version != other.version or mine is None or theirs is None:
+            return self.version == other.version and mine is theirs
+        return states_equal(mine, theirs)
 
     __hash__ = None  # type: ignore[assignment]
 

@@ -17,6 +17,7 @@ from reactstate.state.draft import (
     is_draft,
     node_of,
     register_maker,
+    session_of,
     settle,
 )
 from reactstate.state.frozen import FrozenDict, FrozenList, FrozenSet
@@ -46,8 +47,8 @@ class ContainerDraft(Node):
         self.key = key
         self.dirty = False
         self.kids = None
-        self.dirty_kids = None
-        self.root = owner.root
+        self.dirty_kids = {}
+        self.session = session_of(owner)
 
     def _validated(self, kind: Kind, value: Any) -> Any:
         """Return *value* as one element."""
@@ -194,7 +195,7 @@ class DictDraft(ContainerDraft, MutableMapping[Any, Any]):
         if not self.dirty:
             return self.base
         made = dict(self._data().items())
-        for key, kid in (self.dirty_kids or {}).items():
+        for key, kid in self.dirty_kids.items():
             made[key] = kid.current()
         return self._frozen(made)
 
@@ -207,7 +208,7 @@ class DictDraft(ContainerDraft, MutableMapping[Any, Any]):
             return base
         kind, value_kind, touched = self.kind, self.kind.value, self._touched
         start = len(edits)
-        for key, kid in (self.dirty_kids or {}).items():
+        for key, kid in self.dirty_kids.items():
             mark = len(edits)
             made = kid.finish((path, kind, key), edits)
             if made is not kid.base:
@@ -268,7 +269,7 @@ class MapDraft(DictDraft):
         if not self.dirty:
             return self.base
         made = self.base if self._work is None else self._final()
-        for key, kid in (self.dirty_kids or {}).items():
+        for key, kid in self.dirty_kids.items():
             made = made.set(key, kid.current())
         return made
 
@@ -302,7 +303,7 @@ class ListDraft(ContainerDraft, MutableSequence[Any]):
         if start < self._shifted:
             for index in [one for one in self.kids or () if one >= start]:
                 kid = (self.kids or {}).pop(index)
-                (self.dirty_kids or {}).pop(index, None)
+                self.dirty_kids.pop(index, None)
                 list.__setitem__(self._work, index, kid)
                 node_of(kid).key = None
             self._shifted = start
@@ -471,7 +472,7 @@ class ListDraft(ContainerDraft, MutableSequence[Any]):
         if not self.dirty:
             return self.base
         made = FrozenList([node_of(one).current() if is_draft(one) else one for one in self._data()])
-        for place, kid in (self.dirty_kids or {}).items():
+        for place, kid in self.dirty_kids.items():
             if place is not None:
                 list.__setitem__(made, place, kid.current())
         return made
@@ -482,7 +483,7 @@ class ListDraft(ContainerDraft, MutableSequence[Any]):
             return base
         kind, item = self.kind, self.kind.item
         start = len(edits)
-        for place, kid in (self.dirty_kids or {}).items():
+        for place, kid in self.dirty_kids.items():
             if place is None:
                 continue  # it stands in the working copy itself
             mark = len(edits)

@@ -4,11 +4,17 @@ A view is computed when it is read and its sources have moved, and announces a c
 
 Guarantees
     No glitches: a view of views is computed at most once per commit of its source, after all the views that it needs,
-    and whoever reads ``value`` never sees a mixture of two commits of one source.
+    and ``fn`` never sees a mixture of two commits of one source.
     What ``fn`` reads beside its arguments is not tracked.
 
+Errors
+    What ``fn`` raises is raised to whoever reads the value, and logged (logger ``reactstate.state``) when it happens
+    while a change is announced; the other views go on, and this one is computed anew after the next change. While a
+    source has no state, the view has no value: reading it raises StateNotFoundError, and nothing is announced.
+
 Lifetime
-    A view that somebody listens to is kept by its sources; ``close`` ends that.
+    A view that somebody listens to is kept by its sources until ``close``. Its subscriptions end when all containers
+    below it are closed.
 
 Source
     The push-pull propagation by height of functional reactive programming (Elliott, 2009; MobX, Solid).
@@ -16,15 +22,19 @@ Source
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import threading
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
+from reactstate.errors import ClosedError, CompactedError, NoHistoricalState, StateNotFoundError
 from reactstate.state.broadcast import Broadcast
 from reactstate.state.notify import Notifier
 from reactstate.state.observable import Observable
+from reactstate.state.watch import Watch
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
 
     from blinker import Signal
 
@@ -36,17 +46,17 @@ __all__ = ["View", "ViewChange", "derive", "select"]
 
 T = TypeVar("T")
 A = TypeVar("A")
-B = TypeVar("B")
-C = TypeVar("C")
 S = TypeVar("S", bound="State")
 S2 = TypeVar("S2", bound="State")
+
+_LOGGER = logging.getLogger("reactstate.state")
 
 
 class ViewChange(Generic[T]):
     """A change of a view's value (read-only).
 
     Attributes:
-        version: How often the view has announced a change, from 1 on.
+        version: How often the value has changed, from 1 on.
         old_state: The value before.
         new_state: The value now.
     """
@@ -65,70 +75,70 @@ class ViewChange(Generic[T]):
 class View(Generic[T]):
     """A value computed from containers and other views; subscribed to like a container.
 
-    Made by ``select`` and ``derive``.
+    Made by ``select`` and ``derive``. It may be read and subscribed to from any thread if its sources may.
     """
 
     def __init__(self, sources: tuple[Any, ...], fn: Callable[..., T], equal: Callable[[T, T], bool] | None) -> None:
         self._sources = sources
         self._fn = fn
-        self._equal = equal if equal is not None else _same
+        self._equal: Callable[[T, T], bool] = equal if equal is not None else _same
         self._lock = threading.RLock()
-        self._height: int = 1 + max(source._height if isinstance(source, View) else 0 for source in sources)
+        self._height: int = 1 + max(_height(source) for source in sources)
         self._broadcast: Broadcast[ViewChange[T]] = Broadcast(1000)
         self._notifier: Notifier[ViewChange[T]] = Notifier(self)
         self._detach: list[Callable[[], None]] | None = None
         self._closed = False
         self._version = 0
-        self._seen: tuple[int, ...] = ()
-        self._value: T
-        self._compute()
+        self._seen, values = self._read()
+        self._value: T = fn(*values)
 
     # --- the value ------------------------------------------------------------------------------------------------
 
     @property
     def value(self) -> T:
-        """The value now."""
-        return self._refresh()[0]
+        """The value now.
+
+        Raises:
+            StateNotFoundError: A source has no state.
+        """
+        return self._refresh()[1]
 
     @property
     def state(self) -> T:
         """The value now, under the name that containers use."""
-        return self._refresh()[0]
+        return self._refresh()[1]
 
     @property
     def version(self) -> int:
-        """How often the value has changed since the view was made."""
-        return self._refresh()[1]
+        """How often the value has changed since the view was made, as far as anybody looked."""
+        return self._refresh()[0]
 
     def _stamps(self) -> tuple[int, ...]:
-        return tuple([source.version for source in self._sources])
+        return tuple([_stamp(source) for source in self._sources])
 
-    def _compute(self) -> T:
-        """Compute the value from one consistent reading of the sources."""
+    def _read(self) -> tuple[tuple[int, ...], list[Any]]:
+        """Return the versions and values of the sources, all of them at one moment."""
         while True:
-            stamps = self._stamps()
-            value = self._fn(*[_reading(source) for source in self._sources])
-            if stamps == self._stamps():
-                break
-        self._seen = stamps
-        self._value = value
-        return value
+            found = [_reading(source) for source in self._sources]
+            stamps = tuple([version for version, _ in found])
+            if stamps == self._stamps():  # else another thread has committed in between
+                return stamps, [value for _, value in found]
 
-    def _refresh(self) -> tuple[T, int, ViewChange[T] | None]:
-        """Bring the value up to date; return it, the version, and the change if it differs from before."""
+    def _refresh(self) -> tuple[int, T]:
+        """Bring the value up to date and announce it if it differs; return its version and itself."""
         with self._lock:
             if self._seen == self._stamps():
-                return self._value, self._version, None
-            old = self._value
-            new = self._compute()
-            if self._equal(old, new):
-                self._value = old
-                return old, self._version, None
-            self._version += 1
-            change = ViewChange(self._version, old, new)
-            self._broadcast.publish(change, self._version)
-            self._notifier.enqueue(change)
-            return new, self._version, change
+                return self._version, self._value
+            stamps, values = self._read()
+            old, new = self._value, self._fn(*values)
+            if not self._equal(old, new):
+                self._value = new
+                self._version += 1
+                change = ViewChange(self._version, old, new)
+                self._broadcast.publish(change, self._version)
+                self._notifier.enqueue(change)
+            self._seen = stamps
+            return self._version, self._value
 
     # --- watching -------------------------------------------------------------------------------------------------
 
@@ -138,47 +148,59 @@ class View(Generic[T]):
         """Return an iterator over the changes of the value from now on.
 
         Args:
-            since: Not kept by views: only None, or the current version.
+            since: A view keeps no history: only None, or the current version.
             buffer: How many unread changes are kept for it.
             on_lag: What happens when it falls behind.
 
         Raises:
-            ValueError: *since* is another version than the current one.
+            CompactedError: *since* is an older version than the current one.
+            NoHistoricalState: *since* is a newer version than the current one.
+            ClosedError: The view, or every container below it, was closed.
         """
         self._attach()
         with self._lock:
-            if since is not None and since != self.version:
-                raise ValueError("a view keeps no history; subscribe without since")
-            return self._broadcast.subscribe(buffer=buffer, on_lag=on_lag, resync=self._resync, since=self._version)
+            with contextlib.suppress(StateNotFoundError):
+                self._refresh()
+            version = self._version
+            if since is not None and since < version:
+                raise CompactedError(f"a view keeps no history; resume from version {version}", resume=version)
+            if since is not None and since > version:
+                raise NoHistoricalState(f"version {since} of this view does not exist yet", newest=version)
+            return self._broadcast.subscribe(buffer=buffer, on_lag=on_lag, resync=self._resync, since=version)
 
     def _resync(self, _last: int) -> ViewChange[T]:
-        return ViewChange(self._version, self._value, self._value)
+        with self._lock:
+            return ViewChange(self._version, self._value, self._value)
 
-    async def watch(self) -> AsyncIterator[T]:
-        """Iterate over the newest value: the current one first, then after each burst of changes."""
-        subscription = self.subscribe(buffer=1, on_lag="resync")
-        yield self.value
-        async with subscription:
-            async for change in subscription:
-                yield change.new_state
+    def watch(self) -> Watch[T]:
+        """Return an iterator over the newest value: the current one first, then after each burst of changes."""
+        return Watch(self.subscribe(buffer=1), self._refresh)
 
     def on_change(self, function: Callable[[ViewChange[T]], Any]) -> Callable[[], None]:
-        """Call *function* after each change of the value; return the function that ends this."""
+        """Call *function* after each change of the value; return the function that ends this.
+
+        Raises:
+            TypeError: It is a coroutine function; use ``subscribe`` in a task of your own.
+        """
+        undo = self._notifier.on_change(function)
         self._attach()
-        return self._notifier.on_change(function)
+        return undo
 
     @property
     def changed(self) -> Signal:
         """The blinker signal, sent as ``changed.send(view, change=change)``."""
+        signal = self._notifier.changed
         self._attach()
-        return self._notifier.changed
+        return signal
 
     def _attach(self) -> None:
         """Listen to the containers below, from the first listener on."""
         with self._lock:
-            if self._detach is None and not self._closed:
-                self._compute()
-                self._detach = [_graph_of(root).add(self) for root in _roots(self)]
+            roots = _roots(self)
+            if self._closed or all(root._closed for root in roots):
+                raise ClosedError("this view, or every container below it, was closed; nothing more will change")
+            if self._detach is None:
+                self._detach = [_graph_of(root).add(self) for root in roots]
 
     def close(self) -> None:
         """Stop listening and end all subscriptions; the value can still be read."""
@@ -194,17 +216,33 @@ class View(Generic[T]):
 
 
 def _same(a: Any, b: Any) -> bool:
-    return a is b or (type(a) is type(b) and bool(a == b))
+    if a is b:
+        return True
+    try:
+        return type(a) is type(b) and bool(a == b)
+    except Exception:  # what cannot be compared, such as an array, counts as different
+        return False
 
 
-def _reading(source: Any) -> Any:
-    return source.value if isinstance(source, View) else source.state
+def _height(source: Any) -> int:
+    return source._height if isinstance(source, View) else 0
+
+
+def _stamp(source: Any) -> int:
+    version: int = source._refresh()[0] if isinstance(source, View) else source._timeline.head._version
+    return version
+
+
+def _reading(source: Any) -> tuple[int, Any]:
+    pair: tuple[int, Any] = source._refresh() if isinstance(source, View) else source._newest()
+    return pair
 
 
 def _roots(view: View[Any]) -> list[Observable[Any]]:
     found: dict[int, Observable[Any]] = {}
     for source in view._sources:
-        for root in _roots(source) if isinstance(source, View) else [source]:
+        below: list[Observable[Any]] = _roots(cast("View[Any]", source)) if isinstance(source, View) else [source]
+        for root in below:
             found[id(root)] = root
     return list(found.values())
 
@@ -217,19 +255,32 @@ class _Graph:
         root._notifier.on_change(self._run)
 
     def add(self, view: View[Any]) -> Callable[[], None]:
-        self._views = sorted([*self._views, view], key=lambda one: one._height)
+        with _graphs:
+            self._views = sorted([*self._views, view], key=_height)
 
         def undo() -> None:
-            self._views = [one for one in self._views if one is not view]
+            with _graphs:
+                self._views = [one for one in self._views if one is not view]
 
         return undo
 
     def _run(self, _change: Any) -> None:
         views = self._views
         for view in views:
-            view._refresh()
+            try:
+                view._refresh()
+            except StateNotFoundError:
+                continue
+            except Exception:
+                _LOGGER.exception("a view could not be computed: %r", view._fn)
         for view in views:
             view._notifier.drain()
+
+    def end(self) -> None:
+        """End the subscriptions of the views that have no open container any more."""
+        for view in self._views:
+            if all(root._closed for root in _roots(view)):
+                view._broadcast.close()
 
 
 _graphs = threading.Lock()
@@ -237,10 +288,9 @@ _graphs = threading.Lock()
 
 def _graph_of(root: Observable[Any]) -> _Graph:
     with _graphs:
-        graph: _Graph | None = root.__dict__.get("_views")
+        graph: _Graph | None = root._views
         if graph is None:
-            graph = _Graph(root)
-            root.__dict__["_views"] = graph
+            graph = root._views = _Graph(root)
         return graph
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from reactstate.state.edits import Edit, Path
     from reactstate.state.kinds import Kind
 
-__all__ = ["ModelNode", "Node", "begin", "draft_of", "explain", "make_draft_class", "settle"]
+__all__ = ["ModelNode", "Node", "begin", "draft_of", "explain", "make_draft_classes", "settle"]
 
 _TOO_LATE = "a draft can only be used while its recipe runs; read the new state instead"
 
@@ -45,11 +45,11 @@ class Node:
         key: Where it stands in its owner.
         dirty: Something in it was written.
         kids: The drafts of its parts, by key; None as long as there are none.
-        dirty_kids: Those of them that were written; None as long as there are none.
-        root: The root's node, which knows whether the recipe still runs.
+        dirty_kids: Those of them that were written; there as soon as there are kids.
+        session: The life of the drafts of this recipe; None in a root without kids.
     """
 
-    __slots__ = ("base", "dirty", "dirty_kids", "key", "kids", "kind", "owner", "root")
+    __slots__ = ("base", "dirty", "dirty_kids", "key", "kids", "kind", "owner", "session")
 
     kind: Any
     base: Any
@@ -57,8 +57,8 @@ class Node:
     key: Any
     dirty: bool
     kids: dict[Any, Any] | None
-    dirty_kids: dict[Any, Node] | None
-    root: ModelNode
+    dirty_kids: dict[Any, Node]
+    session: Session | None
 
     def touch(self) -> None:
         """Note that something here was written, up to the root."""
@@ -68,8 +68,6 @@ class Node:
             owner = node.owner
             if owner is None:
                 return
-            if owner.dirty_kids is None:
-                owner.dirty_kids = {}
             owner.dirty_kids[node.key] = node
             node = owner
 
@@ -77,14 +75,14 @@ class Node:
         """Keep the draft of the part at *key*."""
         if self.kids is None:
             self.kids = {}
+            self.dirty_kids = {}
         self.kids[key] = kid
 
     def forget(self, key: Any) -> None:
         """Let go of the draft at *key*: what is done to it from now on changes nothing here."""
         kid = None if self.kids is None else self.kids.pop(key, None)
         if kid is not None:
-            if self.dirty_kids is not None:
-                self.dirty_kids.pop(key, None)
+            self.dirty_kids.pop(key, None)
             node_of(kid).owner = None
 
     def level(self) -> int:
@@ -96,7 +94,7 @@ class Node:
 
     def check(self) -> None:
         """Raise FrozenStateError when the recipe has ended."""
-        if not self.root.open:
+        if self.session is not None and not self.session.open:
             raise FrozenStateError(_TOO_LATE)
 
     def finish(self, path: Path, edits: list[Edit]) -> Any:
@@ -106,6 +104,28 @@ class Node:
     def current(self) -> Any:
         """Return the value as it is now, frozen; the draft can be used on."""
         raise NotImplementedError
+
+
+class Session:
+    """The life of the drafts of one recipe.
+
+    Attributes:
+        open: The recipe still runs.
+        drafts: The drafts of nested models, which become unusable when it ends.
+    """
+
+    __slots__ = ("drafts", "open")
+
+    def __init__(self) -> None:
+        self.open = True
+        self.drafts: list[Any] = []
+
+
+def session_of(node: Node) -> Session:
+    """Return the session of *node*, beginning it if this is the root's first kid."""
+    if node.session is None:
+        node.session = Session()
+    return node.session
 
 
 def node_of(draft: Any) -> Node:
@@ -149,54 +169,62 @@ def explain(exc: ValidationError, where: str) -> StateValidationError:
 class ModelNode(Node):
     """The place of a model's draft."""
 
-    __slots__ = ("draft", "drafts", "open", "touched")
+    __slots__ = ("before", "draft", "fields", "touched")
 
     kind: ModelKind
     draft: Any
+    before: dict[str, Any]  # the fields of the base
+    fields: dict[str, Any]  # the fields of the draft, which become those of the new state
     touched: dict[str, None] | None
-    open: bool
-    drafts: list[Any] | None
-
     def close(self) -> None:
         """End the recipe: make every draft of it unusable. For the root only."""
-        self.open = False
-        draft = self.draft
-        set_class(draft, type(draft)._reactstate_dead)
-        if self.drafts is not None:
-            for draft in self.drafts:
+        set_class(self.draft, self.kind.dead_class)
+        session = self.session
+        if session is not None:
+            session.open = False
+            for draft in session.drafts:
                 set_class(draft, type(draft)._reactstate_dead)
 
     def finish(self, path: Path, edits: list[Edit]) -> Any:
-        base = self.base
+        base, kind, touched = self.base, self.kind, self.touched
         if not self.dirty:
             return base
-        kind = self.kind
-        rules = kind.rules
-        fields, before, touched = self.draft.__dict__, base.__dict__, self.touched
+        fields, before = self.fields, self.before
         start = len(edits)
-        if self.dirty_kids is not None:
+        if self.kids is not None and self.dirty_kids:
             touched = self._finish_kids(path, edits)
         if touched is not None:
+            kinds = kind.fields
             for name in touched:
-                old = before[name]
-                if old is not fields[name]:
-                    mark = len(edits)
-                    kind.fields[name].diff(old, fields[name], (path, kind, name), edits)
-                    if len(edits) == mark:
-                        fields[name] = old
+                old, new = before[name], fields[name]
+                if old is new:
+                    continue
+                field = kinds[name]
+                if field.plain and (type(old) is not type(new) or old != new):
+                    edits.append(((path, kind, name), old, new))
+                    continue
+                mark = len(edits)
+                field.diff(old, new, (path, kind, name), edits)
+                if len(edits) == mark:
+                    fields[name] = old
         if len(edits) == start:
             return base
         fields_set = base.__pydantic_fields_set__
-        if touched is not None and not fields_set.issuperset(touched):
+        if touched is not None and len(fields_set) != len(fields) and not fields_set.issuperset(touched):
             fields_set = fields_set | touched.keys()
-        if rules.plain:
-            return assemble(kind.frozen, fields, fields_set)
-        return self._validated(fields, fields_set, path, edits, start)
+        if not kind.rules.plain:
+            return self._validated(fields, fields_set, path, edits, start)
+        made = new_object(kind.frozen)  # ``assemble``, written out for the path that every update takes
+        set_dict(made, fields)
+        set_fields_set(made, fields_set)
+        set_extra(made, None)
+        set_private(made, None)
+        return made
 
     def _finish_kids(self, path: Path, edits: list[Edit]) -> dict[str, None] | None:
         """Put the new values of the changed parts in place; return the fields that are still to be compared."""
-        kind, fields, touched = self.kind, self.draft.__dict__, self.touched
-        for name, kid in (self.dirty_kids or {}).items():
+        kind, fields, touched = self.kind, self.fields, self.touched
+        for name, kid in self.dirty_kids.items():
             mark = len(edits)
             fields[name] = kid.finish((path, kind, name), edits)
             if name in kind.rules.whole:
@@ -237,9 +265,10 @@ class ModelNode(Node):
         self.check()
         if not self.dirty:
             return self.base
-        fields = dict(self.draft.__dict__)
-        for name, kid in (self.dirty_kids or {}).items():
-            fields[name] = kid.current()
+        fields = dict(self.fields)
+        if self.kids is not None:
+            for name, kid in self.dirty_kids.items():
+                fields[name] = kid.current()
         return assemble(self.kind.frozen, fields, self.base.__pydantic_fields_set__)
 
 
@@ -250,34 +279,46 @@ def _assign(kind: ModelKind, fields: dict[str, Any], name: str, value: Any) -> A
         raise explain(exc, kind.cls.__name__) from exc
 
 
-def _set_field(self: Any, name: str, value: Any) -> None:
-    """Assign to a field of a model draft: validated by the field's own schema, at once."""
-    node: ModelNode = self.__pydantic_private__
-    fields = self.__dict__
-    kind = node.kind
+def _make_setter(kind: ModelKind) -> Callable[[Any, str, Any], None]:
+    """Return ``__setattr__`` of the drafts of *kind*: an assigned value is validated by its own field, at once."""
+    types_of = {name: kind.fields[name].exact for name in kind.fields if kind.takes_exact(name)}.get
+    none: frozenset[type] = frozenset()
+
+    def set_field(self: Any, name: str, value: Any) -> None:
+        node: ModelNode = self.__pydantic_private__
+        if type(value) in types_of(name, none) and (type(value) is not str or value.isascii()):
+            node.fields[name] = value  # of exactly the declared type, without constraints: it is valid
+        elif not _assign_field(self, node, name, value):
+            return
+        touched = node.touched
+        if touched is None:
+            node.touched = {name: None}
+        else:
+            touched[name] = None
+        if not node.dirty:
+            node.touch()
+
+    return set_field
+
+
+def _assign_field(draft: Any, node: ModelNode, name: str, value: Any) -> bool:
+    """Validate *value* and assign it to a field; False: *name* is a property with a setter, which did its work."""
+    fields, kind = node.fields, node.kind
     field = kind.fields.get(name)
     if field is None:
-        setter = getattr(type(self), name, None)
+        setter = getattr(type(draft), name, None)
         if isinstance(setter, property) and setter.fset is not None:
-            setter.fset(self, value)
-            return
+            setter.fset(draft, value)
+            return False
         raise StateValidationError(f"{kind.cls.__name__} has no field {name!r}")
     if type(value) not in _SCALARS:
         value = settle(value)
-    try:
-        fields[name] = kind.rules.assign(fields, name, value)[0][name]
-    except ValidationError as exc:
-        raise explain(exc, kind.cls.__name__) from exc
+    fields[name] = _assign(kind, fields, name, value)
     if field.recursive:
         _check_depth(field, fields[name], node)
     if node.kids:
         node.forget(name)
-    if node.touched is None:
-        node.touched = {name: None}
-    else:
-        node.touched[name] = None
-    if not node.dirty:
-        node.touch()
+    return True
 
 
 def _check_depth(kind: Kind, value: Any, node: Node) -> None:
@@ -314,7 +355,7 @@ class _Part:
         return kid
 
     def __set__(self, draft: Any, value: Any) -> None:
-        _set_field(draft, self._name, value)
+        setattr(draft, self._name, value)
 
 
 def _equal(self: Any, other: object) -> Any:
@@ -340,15 +381,18 @@ def _dead_set(self: Any, name: str, value: Any = None) -> NoReturn:
     raise FrozenStateError(_TOO_LATE)
 
 
-def make_draft_class(kind: ModelKind) -> type[Any]:
-    """Return the class of the drafts of *kind*: a subclass of the model, whose fields can be set."""
+def make_draft_classes(kind: ModelKind) -> tuple[type[Any], type[Any]]:
+    """Return the class of the drafts of *kind*, a subclass of the model whose fields can be set, and of dead ones."""
     cls = kind.cls
     namespace: dict[str, Any] = {
         "__module__": cls.__module__,
         "__qualname__": cls.__qualname__,
         "__reactstate_derived__": True,
         "__slots__": (),
-        "__setattr__": _set_field,
+        "__setattr__": _make_setter(kind),
+        # What pydantic keeps beside the fields is the base's; leaving the slots empty makes drafts cheaper.
+        "__pydantic_extra__": None,
+        "__pydantic_fields_set__": property(lambda self: self.__pydantic_private__.base.__pydantic_fields_set__),
         "__delattr__": _delete_field,
         "__eq__": _equal,
         "__hash__": None,
@@ -378,7 +422,7 @@ def make_draft_class(kind: ModelKind) -> type[Any]:
     }
     dead = type.__new__(type(cls), cls.__name__, (made,), dead_namespace)
     type.__setattr__(made, "_reactstate_dead", dead)
-    return made
+    return made, dead
 
 
 def begin(kind: ModelKind, base: Any) -> ModelNode:
@@ -386,18 +430,19 @@ def begin(kind: ModelKind, base: Any) -> ModelNode:
     node = ModelNode()
     node.kind = kind
     node.base = base
-    node.owner = None
     node.dirty = False
-    node.kids = node.dirty_kids = node.touched = node.drafts = None
-    node.root = node
-    node.open = True
-    fields = base.__dict__
-    if len(fields) != len(kind.fields):  # a cached property lives in the same dict and must not travel
-        fields = {name: fields[name] for name in kind.fields}
-    node.draft = draft = new_object(kind.draft_class)
-    set_dict(draft, fields.copy())
-    set_fields_set(draft, base.__pydantic_fields_set__)
-    set_extra(draft, None)
+    node.owner = node.kids = node.touched = node.session = None
+    node.before = fields = base.__dict__
+    if len(fields) == len(kind.fields):
+        node.fields = fields = fields.copy()
+    else:  # a cached property lives in the same dict and must not travel
+        node.fields = fields = {name: fields[name] for name in kind.fields}
+    draft_class = kind.draft_class
+    if draft_class is None:
+        kind.prepare()
+        draft_class = kind.draft_class
+    node.draft = draft = new_object(draft_class)
+    set_dict(draft, fields)
     set_private(draft, node)
     return node
 
@@ -406,10 +451,8 @@ def _model_draft(kind: Any, base: Any, owner: Node, key: Any) -> Any:
     node = begin(kind, base)
     node.owner = owner
     node.key = key
-    root = node.root = owner.root
-    if root.drafts is None:
-        root.drafts = []
-    root.drafts.append(node.draft)
+    node.session = session_of(owner)
+    node.session.drafts.append(node.draft)
     return node.draft
 
 

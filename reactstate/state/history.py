@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -26,7 +27,8 @@ _HELD = 8
 class History(Sequence[StateChange[S]]):
     """The newest changes of a container, oldest first; a sequence that only the container extends.
 
-    It keeps edits and the newest few states, not a copy per version. Versions in it have no gaps.
+    It keeps edits and the newest few states, not a copy per version. Versions in it have no gaps. It may be read from
+    any thread; an iteration sees the changes that were kept when it began.
 
     Args:
         size: The most changes that are kept.
@@ -39,6 +41,7 @@ class History(Sequence[StateChange[S]]):
         self._changes: deque[StateChange[S]] = deque(maxlen=size)
         self._retention_ns = None if retention is None else round(retention.total_seconds() * 1e9)
         self._clock = clock
+        self._expiring = threading.Lock()
 
     def extend(self, change: StateChange[S]) -> None:
         """Append the next change."""
@@ -57,33 +60,42 @@ class History(Sequence[StateChange[S]]):
 
     def _expire(self) -> None:
         oldest = self._clock.time_ns() - (self._retention_ns or 0)
-        while len(self._changes) > 1 and self._changes[0]._timestamp_ns < oldest:
-            self._changes.popleft()
+        with self._expiring:  # two readers must not both remove the last but one
+            while len(self._changes) > 1 and self._changes[0]._timestamp_ns < oldest:
+                self._changes.popleft()
 
-    def __len__(self) -> int:
+    def _kept(self) -> deque[StateChange[S]]:
         if self._retention_ns is not None:
             self._expire()
-        return len(self._changes)
+        return self._changes
+
+    def __len__(self) -> int:
+        return len(self._kept())
 
     @overload
     def __getitem__(self, index: int) -> StateChange[S]: ...
     @overload
     def __getitem__(self, index: slice) -> list[StateChange[S]]: ...
     def __getitem__(self, index: int | slice) -> Any:
-        return list(self._changes)[index] if isinstance(index, slice) else self._changes[index]
+        return list(self._kept())[index] if isinstance(index, slice) else self._kept()[index]
 
     def __iter__(self) -> Iterator[StateChange[S]]:
-        return iter(list(self._changes))
+        return iter(list(self._kept()))
+
+    def __reversed__(self) -> Iterator[StateChange[S]]:
+        return iter(list(self._kept())[::-1])
 
     @property
     def oldest_version(self) -> int | None:
         """The version of the oldest change that is kept."""
-        return self._changes[0].version if self._changes else None
+        kept = list(self._kept())
+        return kept[0]._version if kept else None
 
     @property
     def newest_version(self) -> int | None:
         """The version of the newest change."""
-        return self._changes[-1].version if self._changes else None
+        kept = list(self._changes)
+        return kept[-1]._version if kept else None
 
     def find(self, version: int) -> StateChange[S]:
         """Return the change that made *version*.
@@ -91,8 +103,8 @@ class History(Sequence[StateChange[S]]):
         Raises:
             NoHistoricalState: It is not kept.
         """
-        changes = list(self._changes)
-        place = version - changes[0].version if changes else -1
+        changes = list(self._kept())
+        place = version - changes[0]._version if changes else -1
         if not 0 <= place < len(changes):
             raise self.missing(f"version {version} is not in the history")
         return changes[place]
@@ -120,7 +132,7 @@ class History(Sequence[StateChange[S]]):
         """
         if moment.tzinfo is None:
             raise ValueError("a point in time needs a time zone, such as datetime.UTC")
-        for change in reversed(list(self._changes)):
+        for change in reversed(list(self._kept())):
             if change.timestamp <= moment:
                 return change
         raise self.missing(f"no version is as old as {moment.isoformat()}")

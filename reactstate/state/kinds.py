@@ -67,6 +67,7 @@ class Kind:
 
     Attributes:
         annotation: The annotation this kind was compiled from.
+        exact: The types of which any value is valid, unless its field has validators or constraints.
         wire: What its documents can look like.
         plain: A value is its own document.
         natural: pydantic reads the document as it is, so that ``decode`` is the identity.
@@ -91,6 +92,7 @@ class Kind:
     is_model: bool = False
     text: bool = False
     annotation: Any = None
+    exact: frozenset[type] = frozenset()
     owner: type[Any] | None = None
     _validator: SchemaValidator | None = None
 
@@ -204,6 +206,7 @@ class Scalar(Kind):
         self.plain = encode is None
         self.natural = natural
         self.text = annotation is str
+        self.exact = frozenset((annotation,)) if annotation in {int, str, bool, float} else frozenset()
         self._encode = encode
         self._decode = decode
         self._subclasses = subclasses

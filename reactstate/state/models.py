@@ -96,11 +96,13 @@ class ModelKind(Kind):
         names: The fields' names, sorted.
         migrations: Functions over the raw document, by the version that they start from.
         rules: How pydantic validates its fields one by one.
-        draft_class: The class of its drafts.
+        draft_class: The class of its drafts; None until ``prepare``.
+        dead_class: What they become when their recipe has ended.
     """
 
     rules: Rules
-    draft_class: type[Any]
+    draft_class: type[Any] | None = None
+    dead_class: type[Any]
 
     wire: frozenset[Wire] = frozenset(("object",))
     editable = True
@@ -130,23 +132,24 @@ class ModelKind(Kind):
         natural = all(kind.natural and not kind.custom for kind in fields.values())
         self.natural = natural and not self.strict and not self.recursive and not self._has_own_validators()
 
+    def takes_exact(self, name: str) -> bool:
+        """Say whether a value of exactly the declared type is valid for the field *name* as it is."""
+        info, config = self.cls.model_fields[name], self.cls.model_config
+        if info.metadata or info.frozen or name in self.rules.whole:
+            return False
+        return config.get("allow_inf_nan", True) and not any(name.startswith("str_") for name in config)
+
     def _has_own_validators(self) -> bool:
         found = self.cls.__pydantic_decorators__
         return bool(found.field_validators or found.model_validators or found.validators or found.root_validators)
 
-    def __getattr__(self, name: str) -> Any:
-        """Make the rules and the draft class when they are first needed; from then on they are plain attributes."""
-        if name == "rules":
-            from reactstate.state.schema import Rules
+    def prepare(self) -> None:
+        """Make what drafts need, when the first of them is made."""
+        from reactstate.state.draft import make_draft_classes
+        from reactstate.state.schema import Rules
 
-            self.rules = Rules(self)
-            return self.rules
-        if name == "draft_class":
-            from reactstate.state.draft import make_draft_class
-
-            self.draft_class = make_draft_class(self)
-            return self.draft_class
-        raise AttributeError(name)
+        self.rules = Rules(self)
+        self.draft_class, self.dead_class = make_draft_classes(self)
 
     # --- documents ------------------------------------------------------------------------------------------------
 

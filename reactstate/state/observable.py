@@ -46,6 +46,7 @@ class Observable(Generic[S]):
 
     _timeline: Timeline[S]
     _closed: bool
+    _views: Any = None
 
     def _start(self, timeline: Timeline[S], buffer_size: int, on_lag: OnLag, lock: Any = None) -> None:
         self._timeline = timeline
@@ -99,6 +100,7 @@ class Observable(Generic[S]):
             NoHistoricalState: *since* is newer than the newest version.
             ValueError: *since* or *buffer* is out of range.
         """
+        self._check_watcher()
         with self._publishing:
             if self._closed:
                 raise ClosedError("this container was closed; open it again to subscribe")
@@ -110,6 +112,9 @@ class Observable(Generic[S]):
                 backlog=backlog,
                 since=self._timeline.version if since is None else since,
             )
+
+    def _check_watcher(self) -> None:
+        """Refuse a subscription where it could miss something; a container that may be watched anywhere does nothing."""
 
     def _since(self, since: int) -> list[StateChange[S]]:
         """Return the kept changes after version *since*."""
@@ -131,24 +136,28 @@ class Observable(Generic[S]):
             raise CompactedError(
                 f"changes after version {since} are no longer all kept; resume from version {resume}", resume=resume
             )
-        return [change for change in timeline.history if change.version > since]
+        return [change for change in timeline.history if change._version > since]
 
     def _resync(self, _last: int = 0) -> StateChange[S] | None:
         """Return one change that carries a subscriber who fell behind to the current state."""
-        head, state = self._timeline.head, self._timeline.state
-        if head._version == 0:
+        current = self._timeline.current()
+        if current.version == 0:
             return None
+        state = current.state if current.exists else None
         kind = ChangeType.DELETE if state is None else ChangeType.UPDATE
-        return StateChange(
-            head.version, kind, state, [(None, None, state)], head._timestamp_ns, None, "resync", None
-        )
+        moment_ns = self._timeline.head._timestamp_ns
+        return StateChange(current.version, kind, state, [(None, None, state)], moment_ns, None, "resync", None)
 
     def watch(self) -> Watch[S]:
         """Return an iterator over the newest state: the current one first, then after each burst of changes.
 
         States in between are skipped; a deleted state is not reported.
         """
-        return Watch(self)
+        return Watch(self.subscribe(buffer=1, on_lag="raise"), self._newest)
+
+    def _newest(self) -> tuple[int, S]:
+        current = self._timeline.current()
+        return current.version, current.state
 
     def on_change(self, function: Callable[[StateChange[S]], Any]) -> Callable[[], None]:
         """Call *function* after each change, in the order of versions; return the function that ends this.
@@ -166,7 +175,8 @@ class Observable(Generic[S]):
         """The blinker signal, sent as ``changed.send(container, change=change)`` after each change."""
         return self._notifier.changed
 
-    def _announce(self, change: StateChange[S]) -> None:
-        """Tell everybody of a change that was just made the head."""
-        self._broadcast.publish(change, change._version)
-        self._notifier.deliver(change)
+    def _end_watching(self) -> None:
+        """End all subscriptions, and those of the views that can change no more."""
+        self._broadcast.close()
+        if self._views is not None:
+            self._views.end()

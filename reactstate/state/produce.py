@@ -88,7 +88,7 @@ def produce(base: S, recipe: Recipe, *args: Any) -> Produced[S]:
 def run_recipe(base: S, recipe: Recipe, args: tuple[Any, ...] = ()) -> tuple[S, list[Edit]]:
     """Run *recipe* over a draft of *base*; return the new state and its edits, or *base* and none."""
     cls = type(base)
-    node = begin(kind_of(cls), base)
+    node = begin(cls.__reactstate_kind__, base)
     edits: list[Edit] = []
     try:
         if callable(recipe):

@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError, SchemaValidator, core_schema
 
 from reactstate.state.frozen import FrozenDict, FrozenList, FrozenSet
 from reactstate.state.kinds import settle_time
-from reactstate.state.maps import _validate as validate_map
+from reactstate.state.maps import validate_map
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,6 +19,8 @@ from reactstate.state.schema import install, opened
 if TYPE_CHECKING:
     from typing import Self
 
+    from reactstate.state.models import ModelKind
+
 __all__ = ["State", "migration", "refuse_assignment", "state_key"]
 
 F = TypeVar("F", bound=Callable[[Any], Any])
@@ -80,6 +82,8 @@ def _assign_while_validating(state: Any, name: str, value: Any) -> None:
     kind = kind_of(type(state))
     if name not in kind.fields:
         raise FrozenStateError(f"{type(state).__name__} has no field {name!r}; a validator may only set fields")
+    if kind.draft_class is None:
+        kind.prepare()
     state.__dict__[name] = kind.rules.assign(state.__dict__, name, value)[0][name]
 
 
@@ -118,6 +122,7 @@ class State(BaseModel):
     model_config = ConfigDict(validate_default=True, ignored_types=(migration,))
 
     if TYPE_CHECKING:
+        __reactstate_kind__: ClassVar[ModelKind]
         __reactstate_type_name__: ClassVar[str]
         __reactstate_schema_version__: ClassVar[int]
         __reactstate_migrations__: ClassVar[dict[int, Callable[[Any], Any]]]
@@ -229,6 +234,7 @@ def _complete(cls: type[Any]) -> None:
         type.__setattr__(cls, "__reactstate_migrations__", origin.__reactstate_migrations__)
     check_type_names(kind_of(cls))
     install(cls)
+    type.__setattr__(cls, "__reactstate_kind__", kind_of(cls))
 
 
 def state_key(state: State) -> str:

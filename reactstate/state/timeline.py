@@ -6,24 +6,26 @@ change starts from. They are the same, except while changes wait in a container 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from reactstate.errors import ConflictError, StateNotFoundError, StateValidationError
-from reactstate.state.change import ChangeType, StateChange, VersionedState
+from reactstate.state.change import DROPPED, ChangeType, StateChange, VersionedState
 from reactstate.state.fieldtypes import kind_of
 from reactstate.state.history import History
 from reactstate.state.produce import check_state_value, edit_between, run_recipe
 from reactstate.state.state import State
 
 if TYPE_CHECKING:
-    from datetime import datetime, timedelta
+    from datetime import timedelta
 
     from reactstate.clock import Clock
     from reactstate.state.edits import Edit
 
-__all__ = ["Plan", "Timeline", "action_of", "check_tags"]
+__all__ = ["Plan", "Planner", "Timeline", "action_of", "check_labels", "check_tags"]
 
 S = TypeVar("S", bound=State)
 
@@ -58,7 +60,6 @@ class Plan(Generic[S]):
         self.action = action
         self.target = target
 
-
     @classmethod
     def update(cls, state: S, edits: list[Edit]) -> Plan[S]:
         """Return the plan of an update."""
@@ -68,21 +69,52 @@ class Plan(Generic[S]):
 def action_of(recipe: Any) -> str | None:
     """Return the name of a recipe that is a function with a name."""
     name = getattr(recipe, "__name__", None)
-    return None if name == "<lambda>" else name
+    return name if isinstance(name, str) and name != "<lambda>" else None
 
 
 def check_tags(tags: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Return a copy of the tags of a change.
 
     Raises:
-        StateValidationError: A key is not a str, or a value is not a str, int, float, bool or None.
+        StateValidationError: A key is not text, or a value is not text, an integer of 64 bits, a finite float, a bool
+            or None.
     """
     if tags is None:
         return None
+    if not isinstance(tags, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - tags come from callers
+        raise StateValidationError(f"tags are a mapping of names to values, not a {type(tags).__name__}")
     for name, value in tags.items():
-        if not isinstance(name, str) or not (value is None or type(value) in {str, int, float, bool}):
-            raise StateValidationError(f"tag {name!r}: tags are str: str, int, float, bool or None, not {value!r}")
+        if not _is_text(name) or not _is_tag(value):
+            raise StateValidationError(
+                f"tag {name!r}: tags are text with text, an integer of 64 bits, a finite float, a bool or None; "
+                f"this {type(value).__name__} cannot be stored"
+            )
     return dict(tags)
+
+
+def check_labels(actor: Any, action: Any) -> None:
+    """Refuse an actor or action that could not be stored.
+
+    Raises:
+        StateValidationError: One of them is neither text nor None.
+    """
+    for name, value in (("actor", actor), ("action", action)):
+        if value is not None and not _is_text(value):
+            raise StateValidationError(f"{name} is text or None; this {type(value).__name__} cannot be stored")
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and (value.isascii() or not any("\ud800" <= sign <= "\udfff" for sign in value))
+
+
+def _is_tag(value: Any) -> bool:
+    if value is None or type(value) is bool:
+        return True
+    if type(value) is int:
+        return -(1 << 63) <= value < 1 << 63
+    if type(value) is float:
+        return math.isfinite(value)
+    return type(value) is str and _is_text(value)
 
 
 class Timeline(Generic[S]):
@@ -171,6 +203,23 @@ class Timeline(Generic[S]):
             del self.undoable[: -self.history.size]
         return VersionedState(state, change, self._created_ns)
 
+    def advance(
+        self, state: S, edits: list[Edit], actor: str | None, action: str | None, tags: Mapping[str, Any] | None
+    ) -> StateChange[S]:
+        """Push and show an update at once, when nothing is pending: the path of every update in memory."""
+        version = self.tip_version + 1
+        change = StateChange(version, _UPDATE, state, edits, self._time_ns(), actor, action, tags)
+        self.head = self.tip = change
+        self.state = self.tip_state = state
+        self.version = self.tip_version = version
+        self._extend(change)
+        self.undoable.append(version)
+        if self.undone:
+            self.undone.clear()
+        if not version & 1023:
+            del self.undoable[: -self.history.size]
+        return change
+
     def withdraw(self) -> None:
         """Drop all pending changes: the tip is the head again."""
         self.pending.clear()
@@ -220,15 +269,20 @@ class Timeline(Generic[S]):
     def current(self) -> VersionedState[S]:
         """Return the head."""
         while True:
-            head, state = self.head, self.state
-            if head is self.head:  # another thread may show a change between the two
+            head = self.head
+            state = head._state  # one attribute of one object: no other thread can come between version and state
+            if state is not DROPPED:  # else so many changes were shown since that another is the head
                 return VersionedState(state, head, self._created_ns)
 
     def view(self) -> Timeline[S]:
-        """Return the timeline as it is now, for planning while others go on; it shares the history."""
+        """Return what everybody sees now, without what is pending; it shares the history.
+
+        Where several threads write, it is called under their lock.
+        """
         seen: Timeline[S] = object.__new__(Timeline)
         for name in Timeline.__slots__:
             setattr(seen, name, getattr(self, name))
+        seen.tip, seen.tip_state, seen.tip_version = self.head, self.state, self.version
         seen.undoable = self.undoable[-1:]
         seen.undone = self.undone[-1:]
         seen.pending = deque()
@@ -241,7 +295,12 @@ class Timeline(Generic[S]):
             NoHistoricalState: It is not kept.
             StateNotFoundError: It was deleted then.
         """
-        state = self.state_at(version) if isinstance(version, int) else self.state_at_time(version)
+        if isinstance(version, int):
+            state = self.state_at(version)
+        elif isinstance(version, datetime):  # pyright: ignore[reportUnnecessaryIsInstance] - versions come from callers
+            state = self.state_at_time(version)
+        else:
+            raise TypeError(f"a version or a datetime is needed, not a {type(version).__name__}")
         if state is None:
             raise StateNotFoundError(f"the state was deleted at {version}")
         return state
@@ -254,10 +313,8 @@ class Timeline(Generic[S]):
         Raises:
             NoHistoricalState: It is not kept.
         """
-        if self.pending and version >= self.pending[0].version:
-            for change in self.pending:
-                if change.version == version:
-                    return change
+        if self.pending and self.pending[0]._version <= version <= self.tip_version:
+            return self.pending[version - self.pending[0]._version]
         return self.history.find(version)
 
     def state_at(self, version: int) -> S | None:
@@ -379,7 +436,13 @@ class Timeline(Generic[S]):
 
     def tip_as_current(self) -> VersionedState[S]:
         """Return the tip as a versioned state."""
-        return VersionedState(self.tip_state, self.tip, self._created_ns)
+        created_ns = self._created_ns
+        for change in self.pending:
+            if change._type is _CREATE:
+                created_ns = change._timestamp_ns
+        return VersionedState(self.tip_state, self.tip, created_ns)
 
 
-Planner = Callable[[Timeline[Any]], "Plan[Any] | None"]
+Planner = Callable[[Timeline[S]], Plan[S] | None]
+"""Says what the next change of a timeline is to be; None for no change."""
+

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from reactstate.errors import LaggedError
+from reactstate.errors import LaggedError, StateNotFoundError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
     from typing import Self
+
+    from reactstate.state.subscription import Subscription
 
 __all__ = ["Watch"]
 
@@ -16,34 +20,30 @@ T = TypeVar("T")
 
 
 class Watch(Generic[T]):
-    """An async iterator over the newest value of something that can be subscribed to.
+    """An async iterator over the newest value of something that can be subscribed to; made by its ``watch``.
 
     The current value comes first, if there is one. While the reader is busy, values are skipped, never queued: what
-    it gets is always the newest.
+    it gets is always the newest, and no version comes twice. It ends when its source is closed.
     """
 
-    def __init__(self, source: Any) -> None:
-        self._subscription = source.subscribe(buffer=1, on_lag="raise")
-        self._source = source
-        self._first = True
+    def __init__(self, subscription: Subscription[Any], read: Callable[[], tuple[int, T]]) -> None:
+        self._subscription = subscription
+        self._read = read
+        self._version = -1
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> T:
-        while True:
-            if self._first:
-                self._first = False
-                if self._source.current.exists:
-                    state: T = self._source.current.state
-                    return state
-            try:
-                change = await self._subscription.__anext__()
-            except LaggedError:
-                continue
-            if change.new_state is not None:
-                newest: T = change.new_state
-                return newest
+        while not self._subscription.closed:
+            with contextlib.suppress(StateNotFoundError):
+                version, newest = self._read()
+                if version > self._version:
+                    self._version = version
+                    return newest
+            with contextlib.suppress(LaggedError):  # what was skipped is of no interest
+                await self._subscription.__anext__()
+        raise StopAsyncIteration
 
     async def aclose(self) -> None:
         """End the iteration."""
