@@ -157,10 +157,8 @@ class View(Generic[T]):
             NoHistoricalState: *since* is a newer version than the current one.
             ClosedError: The view, or every container below it, was closed.
         """
-        self._attach()
         with self._lock:
-            with contextlib.suppress(StateNotFoundError):
-                self._refresh()
+            self._attach()
             version = self._version
             if since is not None and since < version:
                 raise CompactedError(f"a view keeps no history; resume from version {version}", resume=version)
@@ -182,25 +180,25 @@ class View(Generic[T]):
         Raises:
             TypeError: It is a coroutine function; use ``subscribe`` in a task of your own.
         """
-        undo = self._notifier.on_change(function)
         self._attach()
-        return undo
+        return self._notifier.on_change(function)
 
     @property
     def changed(self) -> Signal:
         """The blinker signal, sent as ``changed.send(view, change=change)``."""
-        signal = self._notifier.changed
         self._attach()
-        return signal
+        return self._notifier.changed
 
     def _attach(self) -> None:
-        """Listen to the containers below, from the first listener on."""
+        """Listen to the containers below, from the first listener on, which hears of what comes after this."""
         with self._lock:
             roots = _roots(self)
             if self._closed or all(root._closed for root in roots):
                 raise ClosedError("this view, or every container below it, was closed; nothing more will change")
             if self._detach is None:
                 self._detach = [_graph_of(root).add(self) for root in roots]
+            with contextlib.suppress(StateNotFoundError):
+                self._refresh()
 
     def close(self) -> None:
         """Stop listening and end all subscriptions; the value can still be read."""
@@ -305,8 +303,12 @@ def select(source: Any, fn: Callable[[Any], T], *, equal: Callable[[T, T], bool]
         source: A container or another view.
         fn: A pure function of the state.
         equal: Says whether two values are the same (default: equal and of one type).
+
+    Raises:
+        StateNotFoundError: The container has no state yet.
+        TypeError: *source* is neither a container nor a view.
     """
-    return View((source,), fn, equal)
+    return derive(source, fn=fn, equal=equal)
 
 
 @overload
@@ -335,6 +337,7 @@ def derive(*sources: Any, fn: Any = None, equal: Callable[[Any, Any], bool] | No
         equal: Says whether two values are the same (default: equal and of one type).
 
     Raises:
+        StateNotFoundError: One of the containers has no state yet.
         TypeError: There is no source, or no function.
     """
     if fn is None:

@@ -281,12 +281,11 @@ def _assign(kind: ModelKind, fields: dict[str, Any], name: str, value: Any) -> A
 
 def _make_setter(kind: ModelKind) -> Callable[[Any, str, Any], None]:
     """Return ``__setattr__`` of the drafts of *kind*: an assigned value is validated by its own field, at once."""
-    types_of = {name: kind.fields[name].exact for name in kind.fields if kind.takes_exact(name)}.get
-    none: frozenset[type] = frozenset()
+    type_of = {name: kind.fields[name].exact for name in kind.fields if kind.takes_exact(name)}.get
 
     def set_field(self: Any, name: str, value: Any) -> None:
         node: ModelNode = self.__pydantic_private__
-        if type(value) in types_of(name, none) and (type(value) is not str or value.isascii()):
+        if type(value) is type_of(name) and (type(value) is not str or value.isascii()):
             node.fields[name] = value  # of exactly the declared type, without constraints: it is valid
         elif not _assign_field(self, node, name, value):
             return

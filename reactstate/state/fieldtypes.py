@@ -40,9 +40,9 @@ from reactstate.state.models import ModelKind
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["compile_kind", "kind_of", "register_scalar"]
+__all__ = ["MODELS", "compile_kind", "kind_of", "register_scalar"]
 
-_MODELS: dict[type[Any], ModelKind] = {}
+MODELS: dict[type[Any], ModelKind] = {}
 _REGISTERED: dict[Any, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {}
 
 _ALIASES: dict[Any, type] = {
@@ -101,17 +101,17 @@ def kind_of(cls: type[Any]) -> ModelKind:
     Raises:
         StateDefinitionError: A field could not be stored and read back unchanged.
     """
-    kind = _MODELS.get(cls)
+    kind = MODELS.get(cls)
     if kind is not None:
         if not kind.known:
             kind.recursive = True  # met again while its own fields are being compiled
         return kind
     _check_model(cls)
-    kind = _MODELS[cls] = ModelKind(cls)
+    kind = MODELS[cls] = ModelKind(cls)
     try:
         kind.complete({name: _field_kind(cls, name, field) for name, field in cls.model_fields.items()})
     except BaseException:
-        del _MODELS[cls]
+        del MODELS[cls]
         raise
     return kind
 

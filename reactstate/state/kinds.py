@@ -67,7 +67,7 @@ class Kind:
 
     Attributes:
         annotation: The annotation this kind was compiled from.
-        exact: The types of which any value is valid, unless its field has validators or constraints.
+        exact: The type of which any value is valid, unless its field has validators or constraints; None: no such type.
         wire: What its documents can look like.
         plain: A value is its own document.
         natural: pydantic reads the document as it is, so that ``decode`` is the identity.
@@ -92,7 +92,7 @@ class Kind:
     is_model: bool = False
     text: bool = False
     annotation: Any = None
-    exact: frozenset[type] = frozenset()
+    exact: type | None = None
     owner: type[Any] | None = None
     _validator: SchemaValidator | None = None
 
@@ -206,7 +206,7 @@ class Scalar(Kind):
         self.plain = encode is None
         self.natural = natural
         self.text = annotation is str
-        self.exact = frozenset((annotation,)) if annotation in {int, str, bool, float} else frozenset()
+        self.exact = annotation if annotation in {int, str, bool, float} else None
         self._encode = encode
         self._decode = decode
         self._subclasses = subclasses

@@ -95,6 +95,7 @@ class ModelKind(Kind):
         fields: The kind of each field.
         names: The fields' names, sorted.
         migrations: Functions over the raw document, by the version that they start from.
+        guarded: The class has a ``check_transition`` of its own.
         rules: How pydantic validates its fields one by one.
         draft_class: The class of its drafts; None until ``prepare``.
         dead_class: What they become when their recipe has ended.
@@ -117,6 +118,7 @@ class ModelKind(Kind):
         self.fields: dict[str, Kind] = {}
         self.known = False
         self.names: list[str] = []
+        self.guarded = False
         self.strict = bool(cls.model_config.get("strict"))
         self.versioned = self.type_name is not None
         self._encoders: list[tuple[str, Kind | None]] = []
@@ -135,7 +137,7 @@ class ModelKind(Kind):
     def takes_exact(self, name: str) -> bool:
         """Say whether a value of exactly the declared type is valid for the field *name* as it is."""
         info, config = self.cls.model_fields[name], self.cls.model_config
-        if info.metadata or info.frozen or name in self.rules.whole:
+        if self.fields[name].exact is None or info.metadata or info.frozen or name in self.rules.whole:
             return False
         return config.get("allow_inf_nan", True) and not any(name.startswith("str_") for name in config)
 

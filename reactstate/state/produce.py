@@ -11,7 +11,7 @@ from reactstate.errors import StateValidationError
 from reactstate.state.document import check_depth
 from reactstate.state.draft import begin
 from reactstate.state.edits import Edit, invert_edits, render
-from reactstate.state.fieldtypes import kind_of
+from reactstate.state.fieldtypes import MODELS, kind_of
 from reactstate.state.state import State
 
 if TYPE_CHECKING:
@@ -88,21 +88,22 @@ def produce(base: S, recipe: Recipe, *args: Any) -> Produced[S]:
 def run_recipe(base: S, recipe: Recipe, args: tuple[Any, ...] = ()) -> tuple[S, list[Edit]]:
     """Run *recipe* over a draft of *base*; return the new state and its edits, or *base* and none."""
     cls = type(base)
-    node = begin(cls.__reactstate_kind__, base)
+    kind = MODELS[cls]
+    node = begin(kind, base)
     edits: list[Edit] = []
     try:
         if callable(recipe):
-            result = recipe(node.draft, *args)
+            result = recipe(node.draft, *args) if args else recipe(node.draft)
             if result is not None and result is not node.draft and _is_whole(result, cls):
                 if node.dirty:
                     raise StateValidationError("the recipe changed its draft and returned a new state: do one of both")
                 return edit_between(base, result)
         else:
             _assign_fields(node.draft, recipe, args)
-        state = node.finish(None, edits)
+        state: S = node.finish(None, edits)
     finally:
         node.close()
-    if state is not base and cls.check_transition is not State.check_transition:
+    if edits and kind.guarded:
         state.check_transition(base)
     return state, edits
 
@@ -128,7 +129,7 @@ class OpenDraft(Generic[S]):
             state: S = self._node.finish(None, edits)
         finally:
             self._node.close()
-        if edits and type(state).check_transition is not State.check_transition:
+        if edits and kind_of(type(state)).guarded:
             state.check_transition(self._base)
         return state, edits
 
@@ -177,7 +178,7 @@ def edit_between(base: S, state: S) -> tuple[S, list[Edit]]:
     kind.diff(base, state, None, edits)
     if not edits:
         return base, edits
-    if type(state).check_transition is not State.check_transition:
+    if kind.guarded:
         state.check_transition(base)
     return state, edits
 

@@ -19,8 +19,6 @@ from reactstate.state.schema import install, opened
 if TYPE_CHECKING:
     from typing import Self
 
-    from reactstate.state.models import ModelKind
-
 __all__ = ["State", "migration", "refuse_assignment", "state_key"]
 
 F = TypeVar("F", bound=Callable[[Any], Any])
@@ -122,7 +120,6 @@ class State(BaseModel):
     model_config = ConfigDict(validate_default=True, ignored_types=(migration,))
 
     if TYPE_CHECKING:
-        __reactstate_kind__: ClassVar[ModelKind]
         __reactstate_type_name__: ClassVar[str]
         __reactstate_schema_version__: ClassVar[int]
         __reactstate_migrations__: ClassVar[dict[int, Callable[[Any], Any]]]
@@ -234,7 +231,7 @@ def _complete(cls: type[Any]) -> None:
         type.__setattr__(cls, "__reactstate_migrations__", origin.__reactstate_migrations__)
     check_type_names(kind_of(cls))
     install(cls)
-    type.__setattr__(cls, "__reactstate_kind__", kind_of(cls))
+    kind_of(cls).guarded = cls.check_transition is not State.check_transition
 
 
 def state_key(state: State) -> str:
