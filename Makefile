@@ -32,10 +32,10 @@ demo: $(STAMP)  ## Follow 842 real flights through a crash and back in time (arg
 	$(BIN)/python examples/flight_board.py $(ARGS)
 
 test: $(STAMP)  ## Run every test (arguments: ARGS='-k journal')
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto $(ARGS)
 
 cover: $(STAMP)  ## Run every test and require 95 % branch coverage
-	$(BIN)/python -m pytest --cov --cov-branch --cov-fail-under=95 $(ARGS)
+	$(BIN)/python -m pytest -n auto --cov --cov-branch --cov-fail-under=95 $(ARGS)
 
 check: $(STAMP)  ## Lint, formatting, types, completeness of types, layers
 	$(BIN)/ruff check .

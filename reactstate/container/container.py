@@ -13,49 +13,40 @@ Thread safety
 
 from __future__ import annotations
 
-import asyncio
-import os
-import weakref
 from asyncio import get_running_loop
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from reactstate.clock import Clock, SystemClock
 from reactstate.container.delivery import process_changes
 from reactstate.container.edit import Edit
+from reactstate.container.follower import confirm
+from reactstate.container.lifecycle import IN_RECIPE, Lifecycle
 from reactstate.container.opening import Opening, begin, load
+from reactstate.container.reads import BoundedStaleness, Consistency, Strong
 from reactstate.container.snapshots import SnapshotShelf
-from reactstate.errors import (
-    ClosedError,
-    ConflictError,
-    ReadOnlyError,
-    StorageError,
-    UnsupportedError,
-    WrongContextError,
-)
+from reactstate.errors import ConflictError, UnsupportedError
 from reactstate.persistence.memory import MemoryPersistence
 from reactstate.state.change import ChangeType, StateChange, VersionedState
 from reactstate.state.config import StateConfig
 from reactstate.state.derive import View, select
 from reactstate.state.document import states_equal, to_document
-from reactstate.state.observable import Observable
 from reactstate.state.patch import diff
-from reactstate.state.state import State
 from reactstate.state.produce import run_recipe
-from reactstate.state.timeline import Plan, Timeline, action_of, check_tags
+from reactstate.state.state import State
+from reactstate.state.timeline import Timeline, check_labels, check_tags
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping
-    from datetime import datetime, timedelta
-    from types import TracebackType
+    from datetime import datetime
     from typing import Self
 
-    from reactstate.container.commit import Committer
     from reactstate.container.delivery import Delivery
-    from reactstate.container.reads import Consistency
     from reactstate.container.snapshots import SnapshotInfo
     from reactstate.persistence.protocol import StatePersistence
     from reactstate.state.patch import Patch
     from reactstate.state.produce import Recipe
+    from reactstate.state.timeline import Plan, Planner
 
 __all__ = ["StateContainer"]
 
@@ -63,14 +54,10 @@ S = TypeVar("S", bound=State)
 T = TypeVar("T")
 
 _UPDATE = ChangeType.UPDATE
-_READ_ONLY = "this container was opened read-only; open it without read_only=True to write"
-_IN_RECIPE = (
-    "an update inside a recipe (or validator) of the same container; a recipe only changes its draft, "
-    "so put what is to follow after the update"
-)
+_IN_RECIPE = IN_RECIPE
 
 
-class StateContainer(Observable[S]):
+class StateContainer(Lifecycle[S]):
     """Holds the current state and its version, and leads from one to the next.
 
     Made by ``StateContainer(initial)`` in memory, or by ``await StateContainer.open(...)`` with a persistence. Made
@@ -156,41 +143,11 @@ class StateContainer(Observable[S]):
         deadline: float,
     ) -> None:
         self._start(timeline, config.buffer_size, config.on_lag)
-        self._persistence = persistence
-        self._config = config
+        self._live(persistence, deadline)
         self._clock = clock
-        self._deadline = deadline
-        self._shelf: SnapshotShelf[S] = SnapshotShelf(timeline.cls, persistence, clock)
-        self._committer: Committer[S] | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._consumers: set[str] = set()
-        self._refusal: str | None = _READ_ONLY if persistence.read_only else None
-        self._pid = os.getpid()
+        self._confirmed = clock.monotonic()
+        self._shelf: SnapshotShelf[S] = SnapshotShelf(timeline.cls, persistence, clock, config)
         self._snapshots = config.snapshot_interval is not None
-        self._snapshot_due: Any = None
-        _live.add(self)
-
-    # --- guards ---------------------------------------------------------------------------------------------------
-
-    def _check_call(self) -> None:
-        """Refuse a call that could only go wrong, where it is made."""
-        if self._refusal is not None:
-            raise (ClosedError if self._closed else ReadOnlyError if self._refusal is _READ_ONLY else WrongContextError)(
-                self._refusal
-            )
-
-    def _check_loop(self) -> None:
-        loop = asyncio.get_running_loop()
-        if loop is not self._loop:
-            if self._loop is not None:
-                raise WrongContextError(
-                    "this container belongs to another event loop; use it there (asyncio.run_coroutine_threadsafe), "
-                    "or open one of your own"
-                )
-            self._loop = loop
-        if self._closed:
-            raise ClosedError("this container was closed; open it again")
 
     # --- writing --------------------------------------------------------------------------------------------------
 
@@ -289,6 +246,8 @@ class StateContainer(Observable[S]):
     ) -> Coroutine[Any, Any, bool]:
         """Change the state by *recipe* if it is *expected*, a state or a version; say whether it was."""
         self._check_call()
+        if not isinstance(expected, State | int):  # pyright: ignore[reportUnnecessaryIsInstance] - it comes from callers
+            raise TypeError(f"expected is a state or a version, not a {type(expected).__name__}")
         return self._compare_and_swap(expected, recipe, args, actor, action, tags)
 
     async def _compare_and_swap(
@@ -300,23 +259,12 @@ class StateContainer(Observable[S]):
         action: str | None,
         tags: Mapping[str, Any] | None,
     ) -> bool:
-        check = _expect_version(expected) if isinstance(expected, int) else _expect_state(expected)
-        conflict: list[ConflictError] = []
-
-        def note(timeline: Timeline[S]) -> None:
-            conflict.clear()
-            try:
-                check(timeline)
-            except ConflictError as exc:
-                conflict.append(exc)
-                raise
-
         try:
-            await self._commit(lambda timeline: timeline.plan_update(recipe, args), actor, action, tags, note)
-        except ConflictError as exc:
-            if exc in conflict:
-                return False
-            raise
+            await self._commit(
+                lambda timeline: timeline.plan_update(recipe, args), actor, action, tags, _expect_same(expected)
+            )
+        except _NotExpectedError:
+            return False
         return True
 
     def set(
@@ -330,7 +278,7 @@ class StateContainer(Observable[S]):
     ) -> Coroutine[Any, Any, VersionedState[S]]:
         """Put a whole new state in place of the current one; when there is none this creates it."""
         self._check_call()
-        check = None if expected_version is None else _expect_version(expected_version)
+        check = _expect_version(expected_version)
         return self._commit(lambda timeline: timeline.plan_set(new_state), actor, action, tags, check)
 
     def merge(
@@ -354,7 +302,7 @@ class StateContainer(Observable[S]):
     ) -> Coroutine[Any, Any, VersionedState[S]]:
         """Remove the state; its history stays, and the next ``set`` creates it with the next version."""
         self._check_call()
-        check = None if expected_version is None else _expect_version(expected_version)
+        check = _expect_version(expected_version)
         return self._commit(lambda timeline: timeline.plan_delete(), actor, action, tags, check)
 
     def edit(
@@ -431,7 +379,7 @@ class StateContainer(Observable[S]):
 
     async def _commit(
         self,
-        planner: Callable[[Timeline[S]], Plan[S] | None],
+        planner: Planner[S],
         actor: str | None,
         action: str | None,
         tags: Mapping[str, Any] | None,
@@ -439,8 +387,8 @@ class StateContainer(Observable[S]):
     ) -> VersionedState[S]:
         """Lead from the tip to the next version; see ``reactstate.container.commit``."""
         self._check_loop()
-        if tags is not None:
-            tags = check_tags(tags)
+        check_labels(actor, action)
+        tags = check_tags(tags)
         timeline, committer = self._timeline, self._committer
         while True:
             try:
@@ -455,23 +403,22 @@ class StateContainer(Observable[S]):
                 if committer is None or not timeline.pending or await committer.stands():
                     return timeline.current()
                 continue
-            change = timeline.push(
-                plan.change_type, plan.state, plan.edits, actor, action or plan.action, tags, plan.target
-            )
+            name = action if action is not None else plan.action
+            change = timeline.push(plan.change_type, plan.state, plan.edits, actor, name, tags, plan.target)
             if committer is None:
-                made = timeline.show(change)
+                shown = timeline.show(change)
                 self._shown(change)
-                return made
+                return shown
             made = await committer.wait(change)
             if made is not None:
                 return made
 
-    def _plan(self, planner: Callable[[Timeline[S]], Plan[S] | None]) -> Plan[S] | None:
-        self._refusal = _IN_RECIPE
+    def _plan(self, planner: Planner[S]) -> Plan[S] | None:
+        before, self._refusal = self._refusal, _IN_RECIPE
         try:
             return planner(self._timeline)
         finally:
-            self._refusal = None
+            self._refusal = before
 
     def _shown(self, change: StateChange[S]) -> None:
         """Tell everybody of a change that was just made the head."""
@@ -482,7 +429,7 @@ class StateContainer(Observable[S]):
 
     # --- snapshots ------------------------------------------------------------------------------------------------
 
-    async def snapshot(self, name: str = "") -> SnapshotInfo:
+    def snapshot(self, name: str = "") -> Coroutine[Any, Any, SnapshotInfo]:
         """Keep the current state under *name*, durably, until it is deleted.
 
         Raises:
@@ -490,18 +437,24 @@ class StateContainer(Observable[S]):
             StorageError: It could not be written.
         """
         self._check_call()
+        return self._snapshot(name)
+
+    async def _snapshot(self, name: str) -> SnapshotInfo:
         self._check_loop()
         return await self._shelf.put(self.current, name)
 
-    async def restore(
+    def restore(
         self, snapshot_id: str, *, actor: str | None = None, tags: Mapping[str, Any] | None = None
-    ) -> VersionedState[S]:
+    ) -> Coroutine[Any, Any, VersionedState[S]]:
         """Come back to the state of a snapshot, as a new version.
 
         Raises:
             SnapshotNotFoundError: No snapshot has that id.
         """
         self._check_call()
+        return self._restore(snapshot_id, actor, tags)
+
+    async def _restore(self, snapshot_id: str, actor: str | None, tags: Mapping[str, Any] | None) -> VersionedState[S]:
         self._check_loop()
         _, state = await self._shelf.get(snapshot_id)
         return await self._commit(lambda timeline: timeline.plan_return(state, "restore"), actor, None, tags)
@@ -511,39 +464,19 @@ class StateContainer(Observable[S]):
         self._check_loop()
         return await self._shelf.list()
 
-    async def delete_snapshot(self, snapshot_id: str) -> bool:
+    def delete_snapshot(self, snapshot_id: str) -> Coroutine[Any, Any, bool]:
         """Remove a snapshot; say whether it was there."""
         self._check_call()
+        return self._delete_snapshot(snapshot_id)
+
+    async def _delete_snapshot(self, snapshot_id: str) -> bool:
         self._check_loop()
         return await self._shelf.delete(snapshot_id)
 
     def _consider_snapshot(self, change: StateChange[S]) -> None:
         """Take a snapshot by itself when its time has come."""
-        interval = self._config.snapshot_interval
-        if interval is None or change._state is None:
-            return
-        if isinstance(interval, int):
-            if change._version % interval:
-                return
-        else:
-            if self._snapshot_due is not None and change.timestamp < self._snapshot_due:
-                return
-            first, self._snapshot_due = self._snapshot_due is None, change.timestamp + interval
-            if first:
-                return
-        self._spawn(self._take_snapshot(self._timeline.current()))
-
-    async def _take_snapshot(self, current: VersionedState[S]) -> None:
-        try:
-            await self._shelf.put(current, f"version {current.version}", automatic=True)
-            await self._shelf.trim(self._config.max_snapshots)
-        except StorageError as exc:
-            _logger().warning("the snapshot of version %d could not be taken: %s", current.version, exc)
-
-    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        if self._shelf.is_due(change):
+            self._spawn(self._shelf.take(self._timeline.current()))
 
     # --- reading --------------------------------------------------------------------------------------------------
 
@@ -568,20 +501,31 @@ class StateContainer(Observable[S]):
         return diff(to_document(view.at(old)), to_document(view.at(new)))
 
     async def get(self, consistency: Consistency | None = None) -> S:
-        """Return the state, as fresh as *consistency* asks; a local container is always current.
+        """Return the state, as fresh as *consistency* asks (default: ``Eventual()``, the local value).
+
+        The local value of a container that writes is always current. One that was opened read-only looks at what its
+        writer has published when *consistency* needs it.
 
         Raises:
             StateNotFoundError: There is no state.
+            StorageError: What is published cannot be read.
         """
         self._check_loop()
+        if consistency is not None and not isinstance(consistency, Consistency):  # pyright: ignore[reportUnnecessaryIsInstance] - it comes from callers
+            raise TypeError(f"Strong(), BoundedStaleness(...) or Eventual() is needed, not {consistency!r}")
+        late = isinstance(consistency, BoundedStaleness) and self.replication_lag > consistency.max_lag
+        if self._persistence.read_only and (late or isinstance(consistency, Strong)):
+            began = self._clock.monotonic()
+            await confirm(self)
+            self._confirmed = began
         return self.state
 
     @property
     def replication_lag(self) -> timedelta:
-        """How far the local value may be behind; zero for a local container."""
-        from datetime import timedelta
-
-        return timedelta(0)
+        """How long ago the last look at the newest state began; zero for a container that writes."""
+        if not self._persistence.read_only:
+            return timedelta(0)
+        return timedelta(seconds=self._clock.monotonic() - self._confirmed)
 
     def select(self, fn: Callable[[S], T], *, equal: Callable[[T, T], bool] | None = None) -> View[T]:
         """Return the view ``fn(state)``, which announces a change when its value differs."""
@@ -604,60 +548,18 @@ class StateContainer(Observable[S]):
         Raises:
             CompactedError: The cursor is older than the changes that are kept.
             AlreadyOpenError: A consumer of that name is active.
+            ReadOnlyError: ``"at_least_once"`` on a container that was opened read-only, which can store no cursor.
             UnsupportedError: ``"exactly_once"`` without a store.
         """
         self._check_loop()
-        await process_changes(self, self._persistence, self._consumers, name, handler, delivery)
-
-    # --- the end --------------------------------------------------------------------------------------------------
-
-    async def flush(self) -> None:
-        """Make every change so far durable, whatever ``durability`` says."""
-        self._check_loop()
-        if self._committer is not None:
-            await self._committer.drain()
-        await self._persistence.flush()
-
-    async def aclose(self) -> None:
-        """Write what was accepted, end all subscriptions and let go; a second call does nothing.
-
-        Raises:
-            StorageError: What was accepted could not be written.
-            TimeoutError: It took longer than ``deadline``.
-        """
-        if self._closed:
-            return
-        self._check_loop()
-        self._closed = True
-        self._refusal = "this container was closed; open it again"
-        try:
-            async with asyncio.timeout(self._deadline):
-                if self._committer is not None:
-                    await self._committer.aclose()
-                for task in list(self._tasks):
-                    task.cancel()
-                await asyncio.gather(*self._tasks, return_exceptions=True)
-                await self._persistence.aclose()
-        finally:
-            self._broadcast.close()
-
-    async def __aenter__(self) -> Self:
-        self._check_loop()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
+        await process_changes(self, name, handler, delivery)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._timeline.cls.__name__}, version={self.version})"
 
 
-def _logger() -> Any:
-    import logging
-
-    return logging.getLogger("reactstate.container")
+class _NotExpectedError(ConflictError):
+    """What ``compare_and_swap`` expected is not there; told apart from a recipe's own ConflictError."""
 
 
 def _refuse_guard() -> NoReturn:
@@ -668,27 +570,18 @@ def _refuse_guard() -> NoReturn:
     )
 
 
-def _expect_version(expected: int) -> Callable[[Timeline[Any]], None]:
-    return lambda timeline: timeline.expect_version(expected)
+def _expect_version(expected: int | None) -> Callable[[Timeline[Any]], None] | None:
+    return None if expected is None else lambda timeline: timeline.expect_version(expected)
 
 
-def _expect_state(expected: State) -> Callable[[Timeline[Any]], None]:
+def _expect_same(expected: State | int) -> Callable[[Timeline[Any]], None]:
     def check(timeline: Timeline[Any]) -> None:
-        if timeline.tip_state is None or not states_equal(timeline.tip_state, expected):
-            raise ConflictError(
-                "the state is not the expected one; read it and try again", current=timeline.tip_as_current()
-            )
+        state = timeline.tip_state
+        if isinstance(expected, int):
+            same = timeline.tip_version == expected
+        else:
+            same = state is not None and states_equal(state, expected)
+        if not same:
+            raise _NotExpectedError("the state is not the expected one; read it and try again")
 
     return check
-
-
-_live: weakref.WeakSet[StateContainer[Any]] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for container in list(_live):
-        container._refusal = "this container was opened before the process forked; open one in the child"
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

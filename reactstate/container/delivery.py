@@ -4,50 +4,69 @@ at_most_once
     A live subscription: changes made while nobody listens, or skipped because the handler was slow, are not made up.
 at_least_once
     A named cursor is stored beside the state and advanced after the handler; after a crash the handler sees the
-    change again. A new name starts at the oldest change that is kept.
+    change again. The cursor is never ahead of what is durable. A new name starts at the oldest change that is kept.
 
-An exception of the handler ends ``process`` without advancing. One consumer a name may be active.
+An exception of the handler ends ``process`` without advancing. When the container is closed, the handler finishes the
+change that it is at, its cursor is stored, and ``process`` returns. One consumer a name may be active.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import orjson
 
-from reactstate.errors import AlreadyOpenError, DecodeError, InvalidKeyError, LaggedError, UnsupportedError
+from reactstate.errors import (
+    AlreadyOpenError,
+    DecodeError,
+    InvalidKeyError,
+    LaggedError,
+    ReadOnlyError,
+    UnsupportedError,
+)
 from reactstate.state.state import State
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from reactstate.persistence.protocol import StatePersistence
+    from reactstate.container.lifecycle import Lifecycle
     from reactstate.state.change import StateChange
-    from reactstate.state.observable import Observable
 
-__all__ = ["Delivery", "process_changes"]
+__all__ = ["Consumer", "Delivery", "process_changes"]
 
 S = TypeVar("S", bound=State)
 
 Delivery = Literal["at_most_once", "at_least_once", "exactly_once"]
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
+_MAX_NAME = 100
+
+
+class Consumer:
+    """An active consumer.
+
+    Attributes:
+        task: The task that handles its changes.
+        ended: Done when it has ended.
+    """
+
+    __slots__ = ("ended", "task")
+
+    def __init__(self, task: asyncio.Task[Any] | None, ended: asyncio.Future[None]) -> None:
+        self.task = task
+        self.ended = ended
 
 
 async def process_changes(
-    container: Observable[S],
-    persistence: StatePersistence[S],
-    active: set[str],
-    name: str,
-    handler: Callable[[StateChange[S]], Awaitable[Any]],
-    delivery: Delivery,
+    container: Lifecycle[S], name: str, handler: Callable[[StateChange[S]], Awaitable[Any]], delivery: Delivery
 ) -> None:
     """Hand the changes of *container* to *handler* until the container is closed or the handler raises."""
     if delivery not in {"at_most_once", "at_least_once", "exactly_once"}:
         raise ValueError(f"delivery must be at_most_once, at_least_once or exactly_once, not {delivery!r}")
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise InvalidKeyError(f"{name!r}: a consumer's name is made of up to 100 letters, digits, dots, _ and -")
+    if not isinstance(name, str) or len(name) > _MAX_NAME or not _NAME.fullmatch(name):  # pyright: ignore[reportUnnecessaryIsInstance] - names come from callers
+        raise InvalidKeyError(f"{name!r}: a consumer's name is made of up to 100 letters, digits, _, - and single dots")
     if delivery == "exactly_once":
         raise UnsupportedError(
             "exactly_once needs a store with transactions behind the container; use at_least_once with a handler "
@@ -55,19 +74,24 @@ async def process_changes(
             layer="container",
             capability="TRANSACTIONS",
         )
+    if delivery == "at_least_once" and container._persistence.read_only:
+        raise ReadOnlyError("a container that was opened read-only can store no cursor; use at_most_once")
+    active = container._consumers
     if name in active:
         raise AlreadyOpenError(f"{name!r} is being processed already; one consumer a name may be active")
-    active.add(name)
+    consumer = Consumer(asyncio.current_task(), asyncio.get_running_loop().create_future())
+    active[name] = consumer
     try:
         if delivery == "at_most_once":
             await _at_most_once(container, handler)
         else:
-            await _at_least_once(container, persistence, name, handler)
+            await _at_least_once(container, name, handler)
     finally:
-        active.discard(name)
+        del active[name]
+        consumer.ended.set_result(None)
 
 
-async def _at_most_once(container: Observable[S], handler: Callable[[StateChange[S]], Awaitable[Any]]) -> None:
+async def _at_most_once(container: Lifecycle[S], handler: Callable[[StateChange[S]], Awaitable[Any]]) -> None:
     async with container.subscribe(on_lag="raise") as changes:
         while True:
             try:
@@ -76,15 +100,15 @@ async def _at_most_once(container: Observable[S], handler: Callable[[StateChange
                 continue
             except StopAsyncIteration:
                 return
+            if container._closed:
+                return
             await handler(change)
 
 
 async def _at_least_once(
-    container: Observable[S],
-    persistence: StatePersistence[S],
-    name: str,
-    handler: Callable[[StateChange[S]], Awaitable[Any]],
+    container: Lifecycle[S], name: str, handler: Callable[[StateChange[S]], Awaitable[Any]]
 ) -> None:
+    persistence = container._persistence
     blob = f"cursors/{name}"
     stored = await persistence.get_blob(blob)
     if stored is None:
@@ -92,16 +116,19 @@ async def _at_least_once(
         since = container.version if oldest is None else oldest - 1
     else:
         since = _cursor(stored)
-    while True:
+    while not container._closed:
         async with container.subscribe(since=since, on_lag="raise") as changes:
             try:
                 async for change in changes:
+                    if container._closed:
+                        return
                     await handler(change)
                     since = change.version
+                    # A power cut must not leave a cursor beyond the newest change, or later ones would be passed over.
+                    await persistence.flush()
                     await persistence.put_blob(blob, orjson.dumps({"version": since}))
             except LaggedError:
                 continue  # what was skipped is still in the history, or subscribe says that it is not
-            return
 
 
 def _cursor(stored: bytes) -> int:

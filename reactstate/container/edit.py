@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, TypeVar, cast
 
 from reactstate.errors import WrongContextError
+from reactstate.state.change import ChangeType
 from reactstate.state.produce import OpenDraft
 from reactstate.state.state import State
 from reactstate.state.timeline import Plan
@@ -25,7 +26,7 @@ class Edit(Generic[S]):
     """``async with container.edit() as draft:`` - see ``StateContainer.edit``."""
 
     def __init__(
-        self, container: StateContainer[S], actor: str | None, action: str | None, tags: Mapping[str, Any] | None
+        self, container: StateContainer[S], actor: str | None, action: str | None, tags: Mapping[str, object] | None
     ) -> None:
         self._container = container
         self._actor = actor
@@ -39,8 +40,9 @@ class Edit(Generic[S]):
             raise WrongContextError("an edit block is entered once; call edit() again")
         container = self._container
         container._check_loop()
-        self._version = container.version
-        self._draft = OpenDraft(container.state)
+        current = container.current
+        self._version = current.version
+        self._draft = OpenDraft(current.state)
         return cast("S", self._draft.draft)
 
     async def __aexit__(
@@ -52,13 +54,15 @@ class Edit(Generic[S]):
         if error is not None:
             opened.discard()
             return
-        state, edits = opened.finish()
-        version = self._version
+        container, version = self._container, self._version
 
-        def plan(timeline: Timeline[S]) -> Plan[S] | None:
-            return Plan.update(state, edits) if edits else None
+        def finish(_: Timeline[S]) -> Plan[S] | None:
+            state, edits = opened.finish()
+            return Plan(ChangeType.UPDATE, state, edits) if edits else None
 
         def check(timeline: Timeline[S]) -> None:
             timeline.expect_version(version)
 
-        await self._container._commit(plan, self._actor, self._action, self._tags, check)
+        container._check_call()
+        plan = container._plan(finish)  # once, for the draft is closed then, and as guarded as a recipe
+        await container._commit(lambda _: plan, self._actor, self._action, self._tags, check)

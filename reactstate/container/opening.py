@@ -8,17 +8,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from reactstate.container.commit import Committer
 from reactstate.container.follower import follow
-from reactstate.errors import (
-    DecodeError,
-    InvalidKeyError,
-    SettingsError,
-    StateValidationError,
-    UnsupportedError,
-)
+from reactstate.container.stored import fill
+from reactstate.errors import InvalidKeyError, SettingsError, StateValidationError, UnsupportedError
 from reactstate.persistence.memory import MemoryPersistence
-from reactstate.state.change import DROPPED, ChangeType, Origin, StateChange
-from reactstate.state.document import from_document, schema_of, to_document
-from reactstate.state.patch import documents_equal
 from reactstate.state.produce import check_state_value
 from reactstate.state.state import State, state_key
 from reactstate.state.timeline import Timeline
@@ -29,14 +21,15 @@ if TYPE_CHECKING:
 
     from reactstate.clock import Clock
     from reactstate.container.container import StateContainer
-    from reactstate.persistence.protocol import Loaded, Record, Snapshot, StatePersistence
+    from reactstate.persistence.protocol import StatePersistence
     from reactstate.state.config import StateConfig
 
-__all__ = ["Opening", "begin", "load", "stored_change"]
+__all__ = ["Opening", "begin", "load"]
 
 S = TypeVar("S", bound=State)
 C = TypeVar("C")
 
+_MAX_FOLDER = 200
 _LATER = ("sqlite", "lmdb", "libsql", "redis", "postgresql", "etcd", "dynamodb", "clickhouse")
 
 
@@ -67,7 +60,7 @@ def begin(initial: S, config: StateConfig, clock: Clock) -> Timeline[S]:
     Raises:
         StateValidationError: *initial* is no State.
     """
-    if not isinstance(initial, State):
+    if not isinstance(initial, State):  # pyright: ignore[reportUnnecessaryIsInstance] - states come from callers
         raise StateValidationError(f"a container holds a State, not a {type(initial).__name__}")
     check_state_value(type(initial), initial)
     return Timeline(type(initial), clock, config.history_size, config.history_retention)
@@ -93,26 +86,27 @@ async def load(
             layer="container",
             capability="store",
         )
-    if persistence is None:
-        persistence = _persistence_of(url, cls, initial, key, clock)
-    elif url is not None or key is not None:
+    if not deadline > 0:
+        raise SettingsError(f"deadline={deadline!r}: give the seconds to wait, more than 0")
+    if persistence is not None and (url is not None or key is not None):
         raise SettingsError("give a url (with its key) or a persistence, not both")
+    kept: StatePersistence[S] = persistence if persistence is not None else _kept_at(url, cls, initial, key, clock)
     timeline = Timeline(cls, clock, config.history_size, config.history_retention)
-    loaded = await persistence.load(history=config.history_size)
+    loaded = await kept.load(history=config.history_size)
     try:
-        rebase = False if loaded is None else await asyncio.to_thread(_fill, timeline, loaded)
-        container._setup(timeline, persistence, config, clock, deadline)
+        rebase, bridge = (False, None) if loaded is None else await asyncio.to_thread(fill, timeline, loaded)
+        container._setup(timeline, kept, config, clock, deadline)
         container._check_loop()
-        if persistence.read_only:
-            container._spawn(follow(container, persistence, loaded))
+        if kept.read_only:
+            container._following = container._spawn(follow(container, loaded))
             return
-        if not isinstance(persistence, MemoryPersistence):
-            container._committer = Committer(timeline, persistence, container._shown, rebase=rebase)
+        if not isinstance(kept, MemoryPersistence):
+            container._committer = Committer(timeline, kept, container._shown, rebase=rebase, bridge=bridge)
         if initial is not None and timeline.version == 0:
             first = initial
             await container._commit(lambda timeline: timeline.plan_create(first), None, None, None)
     except BaseException:
-        await persistence.aclose()
+        await kept.aclose()
         raise
 
 
@@ -124,13 +118,17 @@ def _type_and_state(initial_or_type: Any) -> tuple[type[Any], Any]:
     raise StateValidationError(f"open a State class or one of its states, not {initial_or_type!r}")
 
 
-def _persistence_of(url: str | None, cls: type[Any], initial: Any, key: str | None, clock: Clock) -> Any:
+def _kept_at(url: str | None, cls: type[S], initial: Any, key: str | None, clock: Clock) -> StatePersistence[S]:
     if url is None:
         return MemoryPersistence(clock)
+    if not isinstance(url, str):  # pyright: ignore[reportUnnecessaryIsInstance] - URLs come from callers
+        raise SettingsError(f"a url is text, such as 'file:directory', not a {type(url).__name__}")
     scheme, colon, rest = url.partition(":")
     if not colon:
         raise SettingsError(f"{url!r} is not a URL; write file:{url} to keep the state in a directory")
     if scheme == "memory":
+        if rest.strip("/"):
+            raise SettingsError(f"memory: has no options, and nothing follows it; {rest!r} does")
         return MemoryPersistence(clock)
     if scheme == "file":
         return _file_persistence(rest, _key_of(cls, initial, key), clock)
@@ -147,7 +145,7 @@ def _persistence_of(url: str | None, cls: type[Any], initial: Any, key: str | No
 
 def _key_of(cls: type[Any], initial: Any, key: str | None) -> str:
     if key is not None:
-        if not isinstance(key, str) or not key:
+        if not isinstance(key, str) or not key:  # pyright: ignore[reportUnnecessaryIsInstance] - keys come from callers
             raise InvalidKeyError("a key is text that is not empty")
         return key
     if initial is not None:
@@ -169,11 +167,13 @@ _OPTIONS: dict[str, type] = {
 }
 
 
-def _file_persistence(rest: str, key: str, clock: Clock) -> Any:
+def _file_persistence(rest: str, key: str, clock: Clock) -> StatePersistence[Any]:
     from reactstate.persistence.file import FilePersistence
 
     place, _, query = rest.partition("?")
-    path = urllib.parse.unquote(place.removeprefix("//") if place.startswith("///") else place)
+    if place.startswith("//") and not place.startswith("///"):
+        raise SettingsError(f"file:{place}: files are on this machine; write file:board or file:///var/lib/board")
+    path = urllib.parse.unquote(place.removeprefix("//"))
     if not path:
         raise SettingsError("file: needs a directory, as in file:board or file:///var/lib/board")
     options: dict[str, Any] = {}
@@ -181,11 +181,21 @@ def _file_persistence(rest: str, key: str, clock: Clock) -> Any:
         kind = _OPTIONS.get(name)
         if kind is None:
             raise SettingsError(f"file: has no option {name!r}; known are {', '.join(sorted(_OPTIONS))}")
+        if name in options:
+            raise SettingsError(f"file: the option {name!r} is given twice")
         options[name] = _option(name, value, kind)
-    folder = urllib.parse.quote(key, safe="")
-    if folder.strip(".") == "" or len(folder) > 200:
+    return FilePersistence(f"{path}/{_folder(key)}", clock=clock, **options)
+
+
+def _folder(key: str) -> str:
+    """Return the name of the directory for *key*, in which no part of the key can lead elsewhere."""
+    try:
+        folder = urllib.parse.quote(key, safe="")
+    except UnicodeEncodeError as exc:
+        raise InvalidKeyError(f"the key {key!r} is not text that could be stored") from exc
+    if folder.strip(".") == "" or len(folder) > _MAX_FOLDER:
         raise InvalidKeyError(f"the key {key!r} cannot be the name of a directory; choose a shorter, plainer one")
-    return FilePersistence(f"{path}/{folder}", clock=clock, **options)
+    return folder
 
 
 def _option(name: str, value: str, kind: type) -> Any:
@@ -197,63 +207,3 @@ def _option(name: str, value: str, kind: type) -> Any:
         return kind(value)
     except ValueError as exc:
         raise SettingsError(f"{name}={value} is not a number") from exc
-
-
-# --- what is stored -----------------------------------------------------------------------------------------------
-
-
-def stored_change(record: Record, origin: Origin) -> StateChange[Any]:
-    """Return the change that *record* tells of.
-
-    Raises:
-        DecodeError: Its kind is not known.
-    """
-    try:
-        kind = ChangeType(record.kind)
-    except ValueError as exc:
-        raise DecodeError(f"version {record.version} is of an unknown kind {record.kind!r}") from exc
-    return StateChange.stored(
-        record.version,
-        kind,
-        record.timestamp_ns,
-        record.actor,
-        record.action,
-        record.tags,
-        record.target,
-        record.change_id,
-        record.patch,
-        record.inverse if record.inverse is not None else [],
-        origin,
-    )
-
-
-def _fill(timeline: Timeline[S], loaded: Loaded) -> bool:
-    """Take over what is stored; say whether today's documents differ from it, so that a full snapshot must follow."""
-    head, cls = loaded.head, timeline.cls
-    state = None if head.document is None else from_document(cls, head.document, head.schema)
-    rebase = head.schema != schema_of(cls)
-    if state is not None and not rebase:
-        rebase = not documents_equal(to_document(state), head.document)
-    changes: list[StateChange[Any]] = []
-    for place, era in enumerate(loaded.history):
-        newest = place == len(loaded.history) - 1
-        origin = Origin(cls, era.schema, None if newest and not rebase else era.document, raw=rebase or not newest)
-        changes.extend(stored_change(record, origin) for record in era.records)
-        if era.records:
-            origin.last = changes[-1]
-    for change in changes:
-        timeline.adopt(change, state if change.version == head.version else DROPPED)
-    newest = changes[-1] if changes and changes[-1].version == head.version else snapshot_change(head, state)
-    timeline.begin(newest, state, head.created_at_ns)
-    return rebase
-
-
-def snapshot_change(head: Snapshot, state: Any) -> StateChange[Any]:
-    """Return what stands for the change that made *head*, which is not in the history."""
-    change: StateChange[Any] = StateChange(
-        head.version, ChangeType.UPDATE, state, [(None, None, state)], head.updated_at_ns, None, None, head.tags
-    )
-    change._id = head.change_id
-    return change
-
-

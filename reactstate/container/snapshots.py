@@ -3,10 +3,12 @@
 Contract
     A snapshot exists once ``snapshot`` returned; it is then durable, whatever the journal's ``durability`` says. The
     ones that a container takes by itself are limited by ``max_snapshots``; named ones are never removed by themselves.
+    A crash on the way leaves either the whole snapshot, or a few bytes that nobody sees.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -16,14 +18,16 @@ import uuid_utils
 
 from reactstate.clock import to_datetime
 from reactstate.codec import Codec
-from reactstate.errors import DecodeError, SnapshotNotFoundError, StateNotFoundError, StateValidationError
+from reactstate.errors import DecodeError, ReactStateError, StateNotFoundError
 from reactstate.state.document import from_document, schema_of, to_document
+from reactstate.state.snapshot import SnapshotInfo, check_snapshot_name, no_snapshot
 from reactstate.state.state import State
 
 if TYPE_CHECKING:
     from reactstate.clock import Clock
     from reactstate.persistence.protocol import StatePersistence
-    from reactstate.state.change import VersionedState
+    from reactstate.state.change import StateChange, VersionedState
+    from reactstate.state.config import StateConfig
 
 __all__ = ["SnapshotInfo", "SnapshotShelf"]
 
@@ -31,42 +35,28 @@ S = TypeVar("S", bound=State)
 
 _ID = re.compile(r"[0-9a-f]{32}")
 _PREFIX = "snapshots/"
-
-
-class SnapshotInfo:
-    """What is known of a snapshot without reading it (read-only).
-
-    Attributes:
-        id: What ``restore`` takes.
-        name: The name it was given; empty when it was taken without one.
-        version: The version that it holds.
-        created_at: When it was taken (aware, UTC).
-        automatic: The container took it by itself.
-    """
-
-    __slots__ = ("automatic", "created_at", "id", "name", "version")
-
-    def __init__(self, id: str, name: str, version: int, created_at: datetime, *, automatic: bool) -> None:  # noqa: A002 - the public name
-        self.id = id
-        self.name = name
-        self.version = version
-        self.created_at = created_at
-        self.automatic = automatic
-
-    def __repr__(self) -> str:
-        return f"SnapshotInfo(id={self.id!r}, name={self.name!r}, version={self.version})"
+_LOGGER = logging.getLogger("reactstate.container")
 
 
 class SnapshotShelf(Generic[S]):
-    """The snapshots of one container, as blobs of its persistence: an ``info`` and a ``state`` each."""
+    """The snapshots of one container, as blobs of its persistence: an ``info`` and a ``state`` each.
 
-    __slots__ = ("_clock", "_cls", "_codec", "_persistence")
+    Args:
+        cls: The state type.
+        persistence: Where the blobs are kept.
+        clock: Tells when a snapshot was taken.
+        config: Says when to take one by itself, and how many of these are kept.
+    """
 
-    def __init__(self, cls: type[S], persistence: StatePersistence[S], clock: Clock) -> None:
+    __slots__ = ("_clock", "_cls", "_codec", "_config", "_due", "_persistence")
+
+    def __init__(self, cls: type[S], persistence: StatePersistence[S], clock: Clock, config: StateConfig) -> None:
         self._cls = cls
         self._persistence = persistence
         self._clock = clock
+        self._config = config
         self._codec = Codec("json", "zstd")
+        self._due: datetime | None = None
 
     async def put(self, current: VersionedState[S], name: str, *, automatic: bool = False) -> SnapshotInfo:
         """Keep *current* under *name*.
@@ -78,14 +68,14 @@ class SnapshotShelf(Generic[S]):
         """
         if not current.exists:
             raise StateNotFoundError("there is no state to take a snapshot of")
-        if not isinstance(name, str) or len(name) > 200 or not name.isprintable():
-            raise StateValidationError("a snapshot's name is printable text of at most 200 characters")
+        check_snapshot_name(name)
         now_ns = self._clock.time_ns()
-        made = uuid_utils.uuid7(nanoseconds=now_ns).hex
+        made = uuid_utils.uuid7(nanoseconds=max(now_ns, 0)).hex
         info = SnapshotInfo(made, name, current.version, to_datetime(now_ns), automatic=automatic)
         data = self._codec.encode(to_document(current.state), schema_of(self._cls))
-        await self._persistence.put_blob(f"{_PREFIX}{made}/state", data)
+        # The state comes last, and makes the snapshot: what a crash leaves behind is small.
         await self._persistence.put_blob(f"{_PREFIX}{made}/info", _pack(info))
+        await self._persistence.put_blob(f"{_PREFIX}{made}/state", data)
         return info
 
     async def get(self, id: str) -> tuple[SnapshotInfo, S]:  # noqa: A002 - the public name
@@ -96,33 +86,60 @@ class SnapshotShelf(Generic[S]):
             CodecError: It cannot be read by today's classes.
         """
         info = data = None
-        if isinstance(id, str) and _ID.fullmatch(id):
+        if _is_id(id):
             info = await self._persistence.get_blob(f"{_PREFIX}{id}/info")
             data = await self._persistence.get_blob(f"{_PREFIX}{id}/state")
         if info is None or data is None:
-            raise SnapshotNotFoundError(f"no snapshot has the id {id!r}; list_snapshots() tells which there are")
+            raise no_snapshot(id)
         found = self._codec.decode(data)
         return _unpack(info), from_document(self._cls, found.document, found.schema)
 
     async def list(self) -> list[SnapshotInfo]:
         """Return the snapshots, oldest first."""
-        blobs = await self._persistence.list_blobs(_PREFIX)
-        found = [await self._persistence.get_blob(blob.name) for blob in blobs if blob.name.endswith("/info")]
-        return sorted((_unpack(data) for data in found if data is not None), key=lambda info: info.id)
+        names = {blob.name for blob in await self._persistence.list_blobs(_PREFIX)}
+        infos: list[SnapshotInfo] = []
+        for name in names:
+            if name.endswith("/info") and f"{name.removesuffix('info')}state" in names:
+                data = await self._persistence.get_blob(name)
+                if data is not None:
+                    infos.append(_unpack(data))
+        return sorted(infos, key=lambda info: (info.created_at, info.version, info.id))
 
     async def delete(self, id: str) -> bool:  # noqa: A002 - the public name
         """Remove a snapshot; say whether it was there."""
-        if not isinstance(id, str) or not _ID.fullmatch(id):
+        if not _is_id(id):
             return False
-        there = await self._persistence.delete_blob(f"{_PREFIX}{id}/info")
-        await self._persistence.delete_blob(f"{_PREFIX}{id}/state")
+        there = await self._persistence.delete_blob(f"{_PREFIX}{id}/state")
+        await self._persistence.delete_blob(f"{_PREFIX}{id}/info")
         return there
 
-    async def trim(self, most: int) -> None:
-        """Remove the oldest of those taken by themselves until *most* are left."""
-        automatic = [info for info in await self.list() if info.automatic]
-        for info in automatic[: max(len(automatic) - most, 0)]:
-            await self.delete(info.id)
+    # --- by itself ------------------------------------------------------------------------------------------------
+
+    def is_due(self, change: StateChange[S]) -> bool:
+        """Say whether the version that *change* made is to be kept."""
+        interval = self._config.snapshot_interval
+        if interval is None or change._state is None:
+            return False
+        if isinstance(interval, int):
+            return change._version % interval == 0
+        if self._due is not None and change.timestamp < self._due:
+            return False
+        first, self._due = self._due is None, change.timestamp + interval
+        return not first
+
+    async def take(self, current: VersionedState[S]) -> None:
+        """Keep *current*, and remove the oldest of those taken by themselves that are too many."""
+        try:
+            await self.put(current, f"version {current.version}", automatic=True)
+            automatic = [info for info in await self.list() if info.automatic]
+            for info in automatic[: max(len(automatic) - self._config.max_snapshots, 0)]:
+                await self.delete(info.id)
+        except ReactStateError as exc:
+            _LOGGER.warning("the snapshot of version %d could not be taken: %s", current.version, exc)
+
+
+def _is_id(id: object) -> bool:  # noqa: A002 - the public name
+    return isinstance(id, str) and _ID.fullmatch(id) is not None
 
 
 def _pack(info: SnapshotInfo) -> bytes:

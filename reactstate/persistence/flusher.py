@@ -11,6 +11,11 @@ Waiting
     loop for at most 0.3 ms, and only while nothing else is under way and the flushes before were faster than that:
     then it returns an awaitable that is done already. A disk that stalls costs the loop one such wait, after which
     everything completes by ``call_soon_threadsafe`` until the disk is fast again.
+
+Followers
+    A flush releases its waiter first and publishes to followers then, so that a writer does not pay for readers that
+    may not exist. They see a change within microseconds of its writer. Whatever ``sync`` and ``close`` cover is
+    published when they are done.
 """
 
 from __future__ import annotations
@@ -28,7 +33,6 @@ from reactstate.errors import ReactStateError, StorageError
 from reactstate.persistence.journal import Turn
 
 if TYPE_CHECKING:
-    from _thread import LockType
     from collections.abc import Awaitable, Callable, Generator
 
     from reactstate.persistence.journal import Journal
@@ -68,7 +72,7 @@ def done() -> Awaitable[None]:
 class Batch:
     """The records of one append, encoded: *count* of them from version *first* on."""
 
-    __slots__ = ("count", "done", "error", "first", "future", "parts", "schema", "signal")
+    __slots__ = ("awaited", "count", "done", "error", "first", "future", "parts", "schema")
 
     def __init__(self, first: int, count: int, parts: bytes, schema: SchemaTag) -> None:
         self.first = first
@@ -78,20 +82,20 @@ class Batch:
         self.done = False
         self.error: BaseException | None = None
         self.future: asyncio.Future[None] | None = None
-        self.signal: LockType | None = None
+        self.awaited = False
 
 
 class _Order:
     """Something else for the thread to do, between the batches before and after it."""
 
-    __slots__ = ("done", "error", "future", "signal", "turn")
+    __slots__ = ("awaited", "done", "error", "future", "turn")
 
     def __init__(self, turn: Turn | None) -> None:
         self.turn = turn
         self.future: asyncio.Future[None] | None = None
         self.done = False
         self.error: BaseException | None = None
-        self.signal: LockType | None = None
+        self.awaited = False
 
 
 class _End(_Order):
@@ -113,13 +117,15 @@ class Flusher:
     __slots__ = (
         "__weakref__",
         "_always",
+        "_finished",
         "_jobs",
         "_journal",
         "_loop",
         "_mutex",
         "_on_end",
-        "_pending",
         "_pulse_s",
+        "_signal",
+        "_submitted",
         "_thread",
     )
 
@@ -131,8 +137,13 @@ class Flusher:
         self._loop = loop
         self._on_end = on_end
         self._jobs: queue.SimpleQueue[Batch | _Order] = queue.SimpleQueue()
-        self._mutex = threading.Lock()
-        self._pending = 0
+        # Each is written by one thread only: what was handed over, and what is done of it.
+        self._submitted = 0
+        self._finished = 0
+        self._mutex = allocate_lock()
+        # Released by the thread for the one batch that the loop is held for.
+        self._signal = allocate_lock()
+        self._signal.acquire()
         self._pulse_s = 0.0
         self._thread = threading.Thread(target=self._run, name="reactstate-flusher", daemon=True)
 
@@ -144,22 +155,22 @@ class Flusher:
 
     def submit(self, batch: Batch) -> Awaitable[None]:
         """Hand *batch* over; the awaitable is done when it is written and, with ``"always"``, durable."""
-        if self._pending or self._pulse_s > PATIENCE_S:
+        idle = self._submitted == self._finished
+        self._submitted += 1
+        if not idle or self._pulse_s > PATIENCE_S:
             batch.future = self._loop.create_future()
-            with self._mutex:
-                self._pending += 1
             self._jobs.put(batch)
             return batch.future
-        signal = batch.signal = allocate_lock()
-        signal.acquire()
-        with self._mutex:
-            self._pending += 1
+        batch.awaited = True
         self._jobs.put(batch)
-        if not signal.acquire(timeout=PATIENCE_S):
+        if not self._signal.acquire(timeout=PATIENCE_S):
             with self._mutex:
                 if not batch.done:
+                    batch.awaited = False
                     batch.future = self._loop.create_future()
                     return batch.future
+            # It was done between the two lines above, and the signal was given.
+            self._signal.acquire()
         return _DONE if batch.error is None else _Done(batch.error)
 
     async def sync(self) -> None:
@@ -189,8 +200,7 @@ class Flusher:
 
     async def _order(self, order: _Order) -> None:
         future = order.future = self._loop.create_future()
-        with self._mutex:
-            self._pending += 1
+        self._submitted += 1
         self._jobs.put(order)
         # The order is carried out whether or not its caller stays to see it.
         await asyncio.shield(future)
@@ -237,9 +247,13 @@ class Flusher:
                 "because an append before them failed; nothing was kept, append from the version that follows",
                 path=self._journal.path,
             )
-        self._pulse_s += (time.perf_counter() - started - self._pulse_s) / 4
+        taken = time.perf_counter() - started
         self._finish(good, error)
-        self._finish(stale, None)
+        self._pulse_s += (taken - self._pulse_s) / 4
+        if stale:
+            self._finish(stale, None)
+        if error is None and good and (self._always or self._journal.publish_written):
+            self._journal.publish()
 
     def _in_sequence(self, group: list[Batch]) -> tuple[list[Batch], list[Batch]]:
         """Split off the batches that do not follow what is written."""
@@ -273,6 +287,7 @@ class Flusher:
                 self._journal.turn(order.turn)
             else:
                 self._journal.sync()
+                self._journal.publish()
         except ReactStateError as exc:
             error = exc
         except Exception as exc:
@@ -291,19 +306,17 @@ class Flusher:
 
     def _finish(self, jobs: list[Any], error: BaseException | None) -> None:
         """Let the event loop know; it looks under the mutex whether a job is done before it waits for longer."""
-        if not jobs:
-            return
         later: list[Batch | _Order] = []
         with self._mutex:
-            self._pending -= len(jobs)
+            self._finished += len(jobs)
             for index, job in enumerate(jobs):
                 if error is not None:
                     job.error = error if index == 0 else _twin(error)
                 job.done = True
-                if job.future is not None:
+                if job.awaited:
+                    self._signal.release()
+                elif job.future is not None:
                     later.append(job)
-                elif job.signal is not None:
-                    job.signal.release()
         if later:
             # The loop is closed when its program ended without closing the persistence; nobody waits then.
             with contextlib.suppress(RuntimeError):

@@ -157,6 +157,7 @@ class Journal:
         try:
             if self.failure is None and self._handle >= 0:
                 self.sync()
+                self.publish()
                 if self._allocated > self.offset:
                     with contextlib.suppress(OSError):
                         self._files.truncate(self._handle, self.offset)
@@ -199,11 +200,9 @@ class Journal:
         self._allocated = max(self._allocated, end)
         self.last_version = first + count - 1
         self.frame_bytes += len(frame)
-        if self.publish_written:
-            self.publish()
 
     def sync(self) -> None:
-        """Make every frame written so far durable, and tell followers.
+        """Make every frame written so far durable; ``publish`` tells followers.
 
         Raises:
             UnknownOutcomeError: The system failed to; nothing is written from now on.
@@ -217,7 +216,6 @@ class Journal:
         except OSError as exc:
             raise self._fail(exc) from exc
         self.durable = self.offset
-        self.publish()
 
     def publish(self) -> None:
         """Tell followers how far they may read."""

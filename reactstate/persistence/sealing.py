@@ -69,17 +69,20 @@ def unpack_file(data: bytes, magic: bytes, path: str) -> FileHeader:
 class Sealing:
     """Encodes with the format, compression and key of a persistence, and decodes what any other wrote."""
 
-    __slots__ = ("codec", "format_id")
+    __slots__ = ("_encode", "codec", "format_id")
 
     def __init__(self, format: str, compression: str, encryption: Encryption | None) -> None:  # noqa: A002 - the public name
         self.codec = Codec(format=format, compression=compression, encryption=encryption)
-        self.format_id = load_format(format).number
+        chosen = load_format(format)
+        self.format_id = chosen.number
+        self._encode = chosen.encode
 
     # --- records ------------------------------------------------------------------------------------------------
 
     def encode_record(self, record: Record) -> bytes:
         """Return *record* as a length and a compact array; the inverse is not stored."""
-        data = self.codec.encode_document(
+        tags = record.tags
+        data = self._encode(
             [
                 record.version,
                 record.change_id,
@@ -87,7 +90,7 @@ class Sealing:
                 record.kind,
                 record.actor,
                 record.action,
-                record.tags if record.tags is None else dict(record.tags),
+                tags if tags is None else dict(tags),
                 record.target,
                 record.patch,
             ]

@@ -7,7 +7,6 @@ nearest state that is still held, by undoing what came after. Whatever costs tim
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from enum import StrEnum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
@@ -24,6 +23,7 @@ from reactstate.state.fieldtypes import kind_of
 from reactstate.state.patch import replay
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime
 
     from reactstate.state.edits import Edit
@@ -35,7 +35,7 @@ __all__ = ["ChangeType", "Origin", "StateChange", "StateMetadata", "VersionedSta
 S = TypeVar("S", bound="State")
 
 _identity = threading.Lock()
-_NO_TAGS: Final[Mapping[str, Any]] = MappingProxyType({})
+_NO_TAGS: Final = MappingProxyType[str, Any]({})
 
 
 class ChangeType(StrEnum):
@@ -63,46 +63,63 @@ class Origin:
     Attributes:
         cls: The state type as it is today.
         schema: The schema versions that the documents were written under.
-        last: The newest change of this run of records.
-        document: The raw document after it, if it is kept.
-        raw: Whether it is kept; else it is the document of the last change's state.
+        raw: Whether the raw document after the last change is kept; else it is made of that change's state.
     """
 
-    __slots__ = ("cls", "document", "last", "raw", "schema")
+    __slots__ = ("_end", "cls", "raw", "schema")
 
     def __init__(self, cls: type[Any], schema: dict[str, int], document: Any = None, *, raw: bool = False) -> None:
         self.raw = raw
         self.cls = cls
         self.schema = schema
-        self.document = document
-        self.last: StateChange[Any] | None = None
+        self._end: tuple[StateChange[Any] | None, Any] = (None, document)
+
+    @property
+    def last(self) -> StateChange[Any] | None:
+        """The newest change of this run of records."""
+        return self._end[0]
+
+    @property
+    def document(self) -> Any:
+        """The raw document after the newest change, if it is kept."""
+        return self._end[1]
+
+    def end(self, last: StateChange[Any], document: Any) -> None:
+        """Say which change is the newest, once it is linked to those before, and the document after it, if it is kept.
+
+        The document is never changed in place: other threads may be reading it.
+        """
+        self._end = (last, document)
 
     def document_at(self, change: StateChange[Any]) -> Any:
         """Return the raw document after *change*, as a copy of one's own."""
+        while True:
+            last, document = self._end
+            if last is not None and last._version >= change._version:
+                break  # else a follower is just about to take *change* over, in another thread
         later: list[StateChange[Any]] = []
         one: StateChange[Any] | None = change
-        while one is not None and one is not self.last:
+        while one is not None and one is not last:
             one = one._next
             if one is not None:
                 later.append(one)
-        document = _copied(self.document) if self.raw else self._newest()
+        document = _copied(document) if self.raw else _newest(last)
         for one in reversed(later):
             document, _ = replay(document, one.inverse)
         return document
 
-    def _newest(self) -> Any:
-        last = self.last
-        if last is None:
-            return None
-        state = last._state if last._state is not DROPPED else last._rebuilt()
-        return None if state is None else to_document(state)
+
+def _newest(last: StateChange[Any]) -> Any:
+    state = last._state if last._state is not DROPPED else last._rebuilt()
+    return None if state is None else to_document(state)
 
 
 def _copied(document: Any) -> Any:
+    whole: Any = document
     if isinstance(document, dict):
-        return {key: _copied(part) for key, part in cast("dict[str, Any]", document).items()}
+        return {key: _copied(part) for key, part in whole.items()}
     if isinstance(document, list):
-        return [_copied(part) for part in cast("list[Any]", document)]
+        return [_copied(part) for part in whole]
     return document
 
 
@@ -288,7 +305,9 @@ class StateChange(Generic[S]):
 
     def __repr__(self) -> str:
         said = "".join(
-            f", {name}={value!r}" for name, value in (("actor", self.actor), ("action", self.action)) if value is not None
+            f", {name}={value!r}"
+            for name, value in (("actor", self.actor), ("action", self.action))
+            if value is not None
         )
         return f"StateChange(version={self.version}, {self.change_type.name}{said})"
 
@@ -363,7 +382,9 @@ class VersionedState(Generic[S]):
         """
         if self._state is None:
             raise StateNotFoundError(
-                "nothing is stored yet; set a first state" if self.version == 0 else f"version {self.version} deleted it"
+                "nothing is stored yet; set a first state"
+                if self.version == 0
+                else f"version {self.version} deleted it"
             )
         return self._state
 

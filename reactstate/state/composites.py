@@ -1,23 +1,36 @@
-"""The kinds of lists, mappings, sets, tuples, unions and JSON values."""
+"""The kinds of lists, mappings, sets and tuples."""
 
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
+from operator import is_
 from typing import TYPE_CHECKING, Any
+
+from typing_extensions import override
 
 from reactstate.errors import DecodeError
 from reactstate.state.edits import Members, Splice
-from reactstate.state.frozen import FrozenDict, FrozenList, FrozenSet, freeze
-from reactstate.state.kinds import MISSING, Kind, Scalar, Wire
+from reactstate.state.frozen import (
+    FrozenDict,
+    FrozenList,
+    FrozenSet,
+    dict_delete,
+    dict_set,
+    list_set,
+    set_remove,
+    set_update,
+    type_of,
+)
+from reactstate.state.kinds import MISSING, Kind, Wire, is_array, is_object, same_document, shown
 from reactstate.state.maps import Map
-from reactstate.state.models import ModelKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from reactstate.state.edits import Edit, Path
 
-__all__ = ["DictKind", "JsonKind", "ListKind", "MapKind", "SetKind", "TupleKind", "UnionKind"]
+__all__ = ["DictKind", "ListKind", "MapKind", "SetKind", "TupleKind", "wrong_wire"]
 
 
 def compact(document: Any) -> str:
@@ -25,13 +38,9 @@ def compact(document: Any) -> str:
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False, sort_keys=True)
 
 
-def equal(kind: Kind, old: Any, new: Any) -> bool:
-    """Say whether two values have the same document."""
-    if old is new:
-        return True
-    edits: list[Edit] = []
-    kind.diff(old, new, None, edits)
-    return not edits
+def wrong_wire(expected: str, document: Any) -> DecodeError:
+    """Return the error for a document of another type than *expected*."""
+    return DecodeError(f"{expected} is expected, not {shown(document)}")
 
 
 class ListKind(Kind):
@@ -48,41 +57,48 @@ class ListKind(Kind):
         self.recursive = item.recursive
         self.versioned = item.versioned
 
+    @override
+    def parts(self) -> Sequence[Kind]:
+        return (self.item,)
+
+    @override
     def encode(self, value: Any) -> Any:
         item = self.item
         return list(value) if item.plain else [item.encode(part) for part in value]
 
+    @override
     def decode(self, document: Any) -> Any:
         if self.natural:
             return document
-        if not isinstance(document, list):
-            raise DecodeError(f"an array is expected, not {type(document).__name__}")
+        if not is_array(document):
+            raise wrong_wire("an array", document)
         return [self.item.decode(part) for part in document]
 
+    @override
     def migrate(self, document: Any, stored: dict[str, int]) -> Any:
-        if not self.item.versioned or not isinstance(document, list):
+        if not self.item.versioned or not is_array(document):
             return document
         return [self.item.migrate(part, stored) for part in document]
 
+    @override
     def seal(self, value: Any) -> Any:
-        if type(value) not in {list, FrozenList}:
-            raise ValueError(f"a {type(value).__name__} stands where a list is declared")
-        return FrozenList([self.item.seal(part) for part in value])
+        if type_of(value) not in {list, FrozenList}:
+            raise ValueError(f"a {type_of(value).__name__} stands where a list is declared")
+        sealed = [self.item.seal(part) for part in value]
+        kept = type_of(value) is FrozenList and all(map(is_, sealed, value))
+        return value if kept else FrozenList(sealed)
 
+    @override
     def depth(self, value: Any) -> int:
         return 1 + max(map(self.item.depth, value), default=0) if self.recursive else 1
 
+    @override
     def child(self, key: Any) -> Kind:
         return self.item
 
-    def token(self, key: Any) -> str:
-        return str(key)
-
+    @override
     def diff(self, old: Any, new: Any, path: Path, edits: list[Edit]) -> None:
         if old is new:
-            return
-        if not isinstance(old, list) or not isinstance(new, list):
-            edits.append((path, old, new))
             return
         self.diff_run(old, new, 0, path, edits)
 
@@ -105,21 +121,26 @@ class ListKind(Kind):
         else:
             edits.append(Splice(path, self, start, middle_old, middle_new))
 
+    @override
     def holds(self, value: Any) -> bool:
         return isinstance(value, list)
 
+    @override
     def own(self, value: Any, owned: dict[int, Any]) -> Any:
         return _own(value, owned, FrozenList)
 
+    @override
     def part(self, value: Any, key: Any) -> Any:
         return value[key]
 
+    @override
     def replaced(self, value: Any, key: Any, new: Any) -> Any:
-        list.__setitem__(value, key, new)
+        list_set(value, key, new)
         return value
 
     def patched(self, value: Any, edit: Splice) -> Any:
-        list.__setitem__(value, slice(edit.start, edit.start + len(edit.removed)), edit.added)
+        """Return the owned *value* with *edit* made."""
+        list_set(value, slice(edit.start, edit.start + len(edit.removed)), edit.added)
         return value
 
 
@@ -134,10 +155,10 @@ def _own(value: Any, owned: dict[int, Any], copy: Callable[[Any], Any]) -> Any:
 def _trim(old: Sequence[Any], new: Sequence[Any], item: Kind) -> tuple[int, int, int]:
     """Return where two sequences begin to differ, and where they cease to."""
     start, shorter = 0, min(len(old), len(new))
-    while start < shorter and equal(item, old[start], new[start]):
+    while start < shorter and same_document(item, old[start], new[start]):
         start += 1
     end = 0
-    while end < shorter - start and equal(item, old[-1 - end], new[-1 - end]):
+    while end < shorter - start and same_document(item, old[-1 - end], new[-1 - end]):
         end += 1
     return start, len(old) - end, len(new) - end
 
@@ -149,7 +170,7 @@ def _shift(old: Sequence[Any], new: Sequence[Any], item: Kind) -> tuple[int, int
     for gone in range(1, len(old)):
         if old[gone] is new[0]:
             kept = len(old) - gone
-            if kept <= len(new) and all(equal(item, a, b) for a, b in zip(old[gone:], new, strict=False)):
+            if kept <= len(new) and all(same_document(item, a, b) for a, b in zip(old[gone:], new, strict=False)):
                 return gone, kept
             return None
     return None
@@ -160,17 +181,22 @@ class DictKind(Kind):
 
     wire: frozenset[Wire] = frozenset(("object",))
     editable = True
-    frozen: Any = FrozenDict
 
     def __init__(self, annotation: Any, key: Kind, value: Kind) -> None:
         self.annotation = annotation
         self.key = key
         self.value = value
+        key.hashed = True
         self.natural = key.text and value.natural
         self.custom = key.custom or value.custom
         self.recursive = value.recursive
         self.versioned = value.versioned
 
+    @override
+    def parts(self) -> Sequence[Kind]:
+        return self.key, self.value
+
+    @override
     def encode(self, value: Any) -> Any:
         part = self.value
         if self.key.text:
@@ -180,95 +206,140 @@ class DictKind(Kind):
         written = {self.token(key): part.encode(entry) for key, entry in value.items()}
         return {key: written[key] for key in sorted(written)}
 
+    @override
     def decode(self, document: Any) -> Any:
         if self.natural:
             return document
-        if not isinstance(document, dict):
-            raise DecodeError(f"an object is expected, not {type(document).__name__}")
+        if not is_object(document):
+            raise wrong_wire("an object", document)
         part = self.value
         if self.key.text:
             return {key: part.decode(entry) for key, entry in document.items()}
-        return {self._read_key(key): part.decode(entry) for key, entry in document.items()}
+        found = {self._read_key(key): part.decode(entry) for key, entry in document.items()}
+        if len(found) != len(document):
+            raise DecodeError("two keys of an object stand for the same key of a mapping")
+        return found
 
     def _read_key(self, token: str) -> Any:
         try:
             document = json.loads(token)
         except (ValueError, RecursionError) as exc:
-            raise DecodeError(f"{token!r} is not the JSON of a mapping key") from exc
+            raise DecodeError(f"{shown(token)} is not the JSON of a mapping key") from exc
         return self.key.decode(document)
 
+    @override
     def migrate(self, document: Any, stored: dict[str, int]) -> Any:
-        if not self.value.versioned or not isinstance(document, dict):
+        if not self.value.versioned or not is_object(document):
             return document
         return {key: self.value.migrate(part, stored) for key, part in document.items()}
 
+    @override
     def seal(self, value: Any) -> Any:
-        if type(value) not in {dict, FrozenDict}:
-            raise ValueError(f"a {type(value).__name__} stands where a dict is declared")
-        return FrozenDict({self.key.seal(key): self.value.seal(part) for key, part in value.items()})
+        if type_of(value) not in {dict, FrozenDict}:
+            raise ValueError(f"a {type_of(value).__name__} stands where a dict is declared")
+        sealed = {self.key.seal(key): self.value.seal(part) for key, part in value.items()}
+        kept = type_of(value) is FrozenDict and _same_entries(sealed, value)
+        return value if kept else FrozenDict(sealed)
 
+    @override
     def depth(self, value: Any) -> int:
         return 1 + max(map(self.value.depth, value.values()), default=0) if self.recursive else 1
 
+    @override
     def child(self, key: Any) -> Kind:
         return self.value
 
+    @override
     def token(self, key: Any) -> str:
         return key if self.key.text else compact(self.key.encode(key))
 
+    @override
     def diff(self, old: Any, new: Any, path: Path, edits: list[Edit]) -> None:
         if old is new:
             return
-        if type(old) is not type(new):
-            edits.append((path, old, new))
-            return
-        part = self.value
-        for key in old:
-            if key not in new:
-                edits.append(((path, self, key), old[key], MISSING))
-            else:
-                before, after = old[key], new[key]
-                if before is not after:
-                    part.diff(before, after, (path, self, key), edits)
-        for key in new:
-            if key not in old:
-                edits.append(((path, self, key), MISSING, new[key]))
+        for before, after in self._pairs(old, new):
+            if before is MISSING:
+                edits.append(((path, self, after), MISSING, new[after]))
+            elif after is MISSING:
+                edits.append(((path, self, before), old[before], MISSING))
+            elif old[before] is not new[after]:
+                self.value.diff(old[before], new[after], (path, self, after), edits)
 
+    def _pairs(self, old: Any, new: Any) -> list[tuple[Any, Any]]:
+        """Pair the keys of both that may differ in their values; MISSING stands for a key that is not there."""
+        if self.key.exact:
+            gone_or_kept = [
+                (key, key if key in new else MISSING)
+                for key, part in old.items()
+                if key not in new or new[key] is not part
+            ]
+            return gone_or_kept + [(MISSING, key) for key in new if key not in old]
+        was = {self.token(key): key for key in old}
+        now = {self.token(key): key for key in new}
+        # what goes comes first: another key that equals it (1 and True) may take its place
+        gone = [(was[token], MISSING) for token in sorted(was.keys() - now.keys())]
+        kept = [(was[token], now[token]) for token in was if token in now]
+        return gone + kept + [(MISSING, now[token]) for token in sorted(now.keys() - was.keys())]
+
+    @override
     def holds(self, value: Any) -> bool:
         return isinstance(value, dict)
 
+    @override
     def own(self, value: Any, owned: dict[int, Any]) -> Any:
         return _own(value, owned, FrozenDict)
 
+    @override
     def part(self, value: Any, key: Any) -> Any:
         return value.get(key, MISSING)
 
+    @override
     def replaced(self, value: Any, key: Any, new: Any) -> Any:
-        dict.__setitem__(value, key, new)
+        dict_set(value, key, new)
         return value
 
+    @override
     def without(self, value: Any, key: Any) -> Any:
-        dict.__delitem__(value, key)
+        dict_delete(value, key)
         return value
+
+
+def _same_entries(sealed: Any, value: Any) -> bool:
+    return len(sealed) == len(value) and all(map(is_, sealed, value)) and all(map(is_, sealed.values(), value.values()))
 
 
 class MapKind(DictKind):
     """A Map."""
 
+    @override
     def holds(self, value: Any) -> bool:
-        return type(value) is Map
+        return type_of(value) is Map
 
+    @override
     def seal(self, value: Any) -> Any:
-        if type(value) is not Map:
-            raise ValueError(f"a {type(value).__name__} stands where a Map is declared")
-        return Map({self.key.seal(key): self.value.seal(part) for key, part in value.items()})
+        if type_of(value) is not Map:
+            raise ValueError(f"a {type_of(value).__name__} stands where a Map is declared")
+        sealed = {self.key.seal(key): self.value.seal(part) for key, part in value.items()}
+        return value if _same_entries(sealed, value) else Map(sealed)
 
+    @override
+    def _pairs(self, old: Any, new: Any) -> list[tuple[Any, Any]]:
+        # a Map iterates in an order that changes from process to process; patches must not
+        return sorted(super()._pairs(old, new), key=self._place_of)
+
+    def _place_of(self, pair: tuple[Any, Any]) -> tuple[bool, str]:
+        before, after = pair
+        return after is not MISSING, self.token(before if after is MISSING else after)
+
+    @override
     def own(self, value: Any, owned: dict[int, Any]) -> Any:
         return value
 
+    @override
     def replaced(self, value: Any, key: Any, new: Any) -> Any:
         return value.set(key, new)
 
+    @override
     def without(self, value: Any, key: Any) -> Any:
         return value.delete(key)
 
@@ -281,61 +352,84 @@ class SetKind(Kind):
     def __init__(self, annotation: Any, item: Kind, *, mutable: bool) -> None:
         self.annotation = annotation
         self.item = item
+        item.hashed = True
         self.mutable = self.editable = mutable
+        self.exact = item.exact
         self.custom = item.custom
 
-    def arrange(self, documents: list[Any]) -> list[Any]:
-        """Return *documents* in their one order."""
-        kinds = {type(document) for document in documents}
-        if kinds <= {str} or kinds <= {int, float}:
-            return sorted(documents)
-        return sorted(documents, key=compact)
+    @override
+    def parts(self) -> Sequence[Kind]:
+        return (self.item,)
 
+    @override
     def encode(self, value: Any) -> Any:
-        return self.arrange(list(value) if self.item.plain else [self.item.encode(part) for part in value])
+        documents = list(value) if self.item.plain else [self.item.encode(part) for part in value]
+        kinds = set(map(type_of, documents))
+        return sorted(documents, key=None if kinds <= {str} or kinds <= {int, float} else _rank)
 
+    def place(self, documents: list[Any], document: Any) -> int:
+        """Return where in an array of this kind *document* is, or belongs."""
+        return bisect_left(documents, _rank(document), key=_rank)
+
+    @override
     def decode(self, document: Any) -> Any:
-        if not isinstance(document, list):
-            raise DecodeError(f"an array is expected, not {type(document).__name__}")
+        if not is_array(document):
+            raise wrong_wire("an array", document)
         return (set if self.mutable else frozenset)(self.item.decode(part) for part in document)
 
+    @override
     def seal(self, value: Any) -> Any:
-        if type(value) not in ({set, FrozenSet} if self.mutable else {frozenset}):
-            raise ValueError(f"a {type(value).__name__} stands where a set is declared")
-        return (FrozenSet if self.mutable else frozenset)([self.item.seal(part) for part in value])
+        if type_of(value) not in ({set, FrozenSet} if self.mutable else {frozenset}):
+            raise ValueError(f"a {type_of(value).__name__} stands where a set is declared")
+        sealed = [self.item.seal(part) for part in value]
+        kept = type_of(value) is not set and all(map(is_, sealed, value))
+        return value if kept else (FrozenSet if self.mutable else frozenset)(sealed)
 
+    @override
     def depth(self, value: Any) -> int:
         return 1 + max(map(self.item.depth, value), default=0)
 
+    @override
     def child(self, key: Any) -> Kind:
         return self.item
 
-    def token(self, key: Any) -> str:
-        return str(key)
-
+    @override
     def diff(self, old: Any, new: Any, path: Path, edits: list[Edit]) -> None:
         if old is new:
             return
-        if type(old) is not type(new) or not self.mutable:
-            if type(old) is not type(new) or self.encode(old) != self.encode(new):
-                edits.append((path, old, new))
+        if self.item.exact:
+            removed, added = frozenset(old - new), frozenset(new - old)
+        else:
+            was = {compact(self.item.encode(part)): part for part in old}
+            now = {compact(self.item.encode(part)): part for part in new}
+            removed = frozenset(part for token, part in was.items() if token not in now)
+            added = frozenset(part for token, part in now.items() if token not in was)
+        if not removed and not added:
             return
-        removed, added = frozenset(old - new), frozenset(new - old)
-        if removed or added:
-            edits.append(Members(path, self, removed, added))
-        elif not self.item.plain and self.encode(old) != self.encode(new):
-            edits.append((path, old, new))
+        edits.append(Members(path, self, removed, added) if self.mutable else (path, old, new))
 
+    @override
     def holds(self, value: Any) -> bool:
         return isinstance(value, set if self.mutable else frozenset)
 
+    @override
     def own(self, value: Any, owned: dict[int, Any]) -> Any:
         return _own(value, owned, FrozenSet)
 
     def patched(self, value: Any, edit: Members) -> Any:
-        set.difference_update(value, edit.removed)
-        set.update(value, edit.added)
+        """Return the owned *value* with *edit* made."""
+        set_remove(value, edit.removed)
+        set_update(value, edit.added)
         return value
+
+
+_RANKS = {type(None): 0, bool: 1, int: 2, float: 2, str: 3}
+
+
+def _rank(document: Any) -> tuple[int, Any]:
+    """Return what the documents in an array of a set are sorted by: null, bools, numbers, strings, arrays."""
+    group = _RANKS.get(type_of(document))
+    return (4, compact(document)) if group is None else (group, document if group else 0)
 
 
 class TupleKind(Kind):
@@ -347,9 +441,14 @@ class TupleKind(Kind):
         self.annotation = annotation
         self.items = items
         self.variadic = variadic
+        self.exact = all(item.exact for item in items)
         self.custom = any(item.custom for item in items)
         self.recursive = any(item.recursive for item in items)
         self.versioned = any(item.versioned for item in items)
+
+    @override
+    def parts(self) -> Sequence[Kind]:
+        return self.items
 
     def _kinds(self, length: int) -> list[Kind]:
         if self.variadic:
@@ -358,198 +457,51 @@ class TupleKind(Kind):
             raise DecodeError(f"{len(self.items)} parts are expected, not {length}")
         return self.items
 
+    @override
     def encode(self, value: Any) -> Any:
         return [kind.encode(part) for kind, part in zip(self._kinds(len(value)), value, strict=True)]
 
+    @override
     def decode(self, document: Any) -> Any:
-        if not isinstance(document, list):
-            raise DecodeError(f"an array is expected, not {type(document).__name__}")
+        if not is_array(document):
+            raise wrong_wire("an array", document)
         return tuple([kind.decode(part) for kind, part in zip(self._kinds(len(document)), document, strict=True)])
 
+    @override
     def migrate(self, document: Any, stored: dict[str, int]) -> Any:
-        if not self.versioned or not isinstance(document, list):
+        if not self.versioned or not is_array(document):
             return document
         kinds = self._kinds(len(document))
         return [kind.migrate(part, stored) for kind, part in zip(kinds, document, strict=True)]
 
+    @override
     def seal(self, value: Any) -> Any:
-        if type(value) is not tuple:
-            raise ValueError(f"a {type(value).__name__} stands where a tuple is declared")
+        if type_of(value) is not tuple:
+            raise ValueError(f"a {type_of(value).__name__} stands where a tuple is declared")
         if not self.variadic and len(value) != len(self.items):
             raise ValueError(f"{len(self.items)} parts are declared, not {len(value)}")
-        return tuple([kind.seal(part) for kind, part in zip(self._kinds(len(value)), value, strict=True)])
+        sealed = tuple([kind.seal(part) for kind, part in zip(self._kinds(len(value)), value, strict=True)])
+        return value if all(map(is_, sealed, value)) else sealed
 
+    @override
     def depth(self, value: Any) -> int:
         kinds = self._kinds(len(value))
         return 1 + max((kind.depth(part) for kind, part in zip(kinds, value, strict=True)), default=0)
 
+    @override
     def holds(self, value: Any) -> bool:
-        return type(value) is tuple
+        return type_of(value) is tuple
 
+    @override
     def child(self, key: Any) -> Kind:
         return self.items[0 if self.variadic else key]
 
-    def token(self, key: Any) -> str:
-        return str(key)
-
+    @override
     def diff(self, old: Any, new: Any, path: Path, edits: list[Edit]) -> None:
         if old is new:
             return
-        if type(old) is type(new) and len(old) == len(new):
+        if len(old) == len(new):
             kinds = self._kinds(len(old))
-            if all(equal(kind, a, b) for kind, a, b in zip(kinds, old, new, strict=True)):
+            if all(same_document(kind, a, b) for kind, a, b in zip(kinds, old, new, strict=True)):
                 return
         edits.append((path, old, new))
-
-
-class UnionKind(Kind):
-    """One of several kinds, told apart by what the document looks like, or by a discriminator field.
-
-    Args:
-        annotation: The union.
-        members: Its kinds.
-        discriminator: The field whose document names the member, or None.
-    """
-
-    def __init__(self, annotation: Any, members: list[Kind], discriminator: str | None = None) -> None:
-        self.annotation = annotation
-        self.members = members
-        self.discriminator = discriminator
-        self.wire = frozenset[Wire]().union(*(member.wire for member in members))
-        self.plain = all(member.plain for member in members)
-        self.natural = all(member.plain or (member.natural and member.is_model) for member in members)
-        self.custom = any(member.custom for member in members)
-        self.recursive = any(member.recursive for member in members)
-        self.editable = any(member.editable for member in members)
-        self.versioned = any(member.versioned for member in members)
-
-    def holds(self, value: Any) -> bool:
-        return any(member.holds(value) for member in self.members)
-
-    def of(self, value: Any) -> Kind:
-        for member in self.members:
-            if member.holds(value):
-                return member
-        raise ValueError(f"a {type(value).__name__} is not one of the declared types")
-
-    def _of_document(self, document: Any) -> Kind:
-        if isinstance(document, dict) and self.discriminator is not None:
-            tag = document.get(self.discriminator)
-            for member in self.members:
-                if isinstance(member, ModelKind) and member.tagged(self.discriminator, tag):
-                    return member
-            raise DecodeError(f"{tag!r} is not a known {self.discriminator}")
-        wire = _document_wire(document)
-        candidates = [member for member in self.members if wire in member.wire]
-        if not candidates:
-            raise DecodeError(f"a document of type {wire} is not of the declared types")
-        for member in candidates[:-1]:
-            try:
-                member.decode(document)
-            except DecodeError:
-                continue
-            return member
-        return candidates[-1]
-
-    def encode(self, value: Any) -> Any:
-        return value if self.plain else self.of(value).encode(value)
-
-    def decode(self, document: Any) -> Any:
-        return document if self.natural else self._of_document(document).decode(document)
-
-    def migrate(self, document: Any, stored: dict[str, int]) -> Any:
-        return self._of_document(document).migrate(document, stored) if self.versioned else document
-
-    def seal(self, value: Any) -> Any:
-        return self.of(value).seal(value)
-
-    def depth(self, value: Any) -> int:
-        return self.of(value).depth(value)
-
-    def diff(self, old: Any, new: Any, path: Path, edits: list[Edit]) -> None:
-        if old is new:
-            return
-        before = self.of(old)
-        if before is self.of(new):
-            before.diff(old, new, path, edits)
-        else:
-            edits.append((path, old, new))
-
-
-def _document_wire(document: Any) -> Wire:
-    if document is None:
-        return "null"
-    if isinstance(document, bool):
-        return "bool"
-    if isinstance(document, int):
-        return "int"
-    if isinstance(document, float):
-        return "float"
-    if isinstance(document, str):
-        return "string"
-    return "array" if isinstance(document, list) else "object"
-
-
-_JSON_TYPES = {type(None), bool, int, float, str, list, dict, FrozenList, FrozenDict}
-
-
-class JsonKind(Kind):
-    """Any JSON value (pydantic's ``JsonValue``), without non-finite floats."""
-
-    wire: frozenset[Wire] = frozenset(("null", "bool", "int", "float", "string", "array", "object"))
-    natural = True
-    recursive = True
-    editable = True
-
-    def __init__(self, annotation: Any) -> None:
-        self.annotation = annotation
-        self.mapping = DictKind(annotation, Scalar(str, (str,), "string"), self)
-        self.array = ListKind(annotation, self)
-
-    def holds(self, value: Any) -> bool:
-        return type(value) in _JSON_TYPES
-
-    def encode(self, value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: self.encode(value[key]) for key in sorted(value)}
-        if isinstance(value, list):
-            return [self.encode(part) for part in value]
-        return value
-
-    def decode(self, document: Any) -> Any:
-        return document
-
-    def seal(self, value: Any) -> Any:
-        return freeze(value)
-
-    def depth(self, value: Any) -> int:
-        if isinstance(value, dict):
-            return 1 + max(map(self.depth, value.values()), default=0)
-        if isinstance(value, list):
-            return 1 + max(map(self.depth, value), default=0)
-        return 0
-
-    def child(self, key: Any) -> Kind:
-        return self
-
-    def token(self, key: Any) -> str:
-        return str(key)
-
-    def of(self, value: Any) -> Kind:
-        if isinstance(value, dict):
-            return self.mapping
-        return self.array if isinstance(value, list) else self
-
-    def diff(self, old: Any, new: Any, path: Path, edits: list[Edit]) -> None:
-        if old is new:
-            return
-        if isinstance(old, dict) and isinstance(new, dict):
-            self.mapping.diff(old, new, path, edits)
-        elif isinstance(old, list) and isinstance(new, list):
-            self.array.diff(old, new, path, edits)
-        elif type(old) is not type(new) or not _same_number(old, new):
-            edits.append((path, old, new))
-
-
-def _same_number(old: Any, new: Any) -> bool:
-    return bool(old == new) and (not isinstance(old, float) or old != 0.0 or str(old) == str(new))

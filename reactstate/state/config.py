@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal
 
 from reactstate.errors import SettingsError, UnsupportedError
 
@@ -47,21 +47,15 @@ class StateConfig:
         concurrency: Literal["optimistic", "pessimistic"] = "optimistic",
         on_lag: Literal["raise", "resync"] = "raise",
     ) -> None:
-        for name, value in (
-            ("history_size", history_size),
-            ("buffer_size", buffer_size),
-            ("max_snapshots", max_snapshots),
-        ):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise SettingsError(f"{name} must be a whole number from 1 on, not {value!r}")
-        if history_retention is not None and history_retention <= timedelta(0):
-            raise SettingsError("history_retention must be a positive timedelta, or None")
-        if snapshot_interval is not None and (
-            isinstance(snapshot_interval, bool)
-            or not isinstance(snapshot_interval, int | timedelta)
-            or snapshot_interval <= (timedelta(0) if isinstance(snapshot_interval, timedelta) else 0)
-        ):
-            raise SettingsError("snapshot_interval must be a positive number of versions or a positive timedelta")
+        _check_count("history_size", history_size)
+        _check_count("buffer_size", buffer_size)
+        _check_count("max_snapshots", max_snapshots)
+        if history_retention is not None:
+            _check_time("history_retention", history_retention)
+        if isinstance(snapshot_interval, timedelta):
+            _check_time("snapshot_interval", snapshot_interval)
+        elif snapshot_interval is not None:
+            _check_count("snapshot_interval", snapshot_interval)
         if concurrency not in {"optimistic", "pessimistic"}:
             raise SettingsError(f'concurrency must be "optimistic" or "pessimistic", not {concurrency!r}')
         if concurrency == "pessimistic":
@@ -82,3 +76,13 @@ class StateConfig:
 
     def __repr__(self) -> str:
         return f"StateConfig({', '.join(f'{name}={getattr(self, name)!r}' for name in self.__slots__)})"
+
+
+def _check_count(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise SettingsError(f"{name} must be a whole number from 1 on, not {value!r}")
+
+
+def _check_time(name: str, value: Any) -> None:
+    if not isinstance(value, timedelta) or value <= timedelta(0):
+        raise SettingsError(f"{name} must be a positive timedelta, not {value!r}")

@@ -25,7 +25,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from reactstate.errors import ClosedError, CompactedError, NoHistoricalState, StateNotFoundError
 from reactstate.state.broadcast import Broadcast
@@ -232,15 +232,15 @@ def _stamp(source: Any) -> int:
 
 
 def _reading(source: Any) -> tuple[int, Any]:
-    pair: tuple[int, Any] = source._refresh() if isinstance(source, View) else source._newest()
-    return pair
+    below: View[Any] | Observable[Any] = source
+    return below._refresh() if isinstance(below, View) else below._newest()
 
 
 def _roots(view: View[Any]) -> list[Observable[Any]]:
     found: dict[int, Observable[Any]] = {}
     for source in view._sources:
-        below: list[Observable[Any]] = _roots(cast("View[Any]", source)) if isinstance(source, View) else [source]
-        for root in below:
+        below: View[Any] | Observable[Any] = source
+        for root in _roots(below) if isinstance(below, View) else [below]:
             found[id(root)] = root
     return list(found.values())
 

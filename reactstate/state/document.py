@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
 from reactstate.errors import DecodeError, StateDefinitionError, StateValidationError, UnknownTypeError
-from reactstate.state.composites import DictKind, ListKind, SetKind, TupleKind, UnionKind
 from reactstate.state.fieldtypes import kind_of
-from reactstate.state.kinds import MAX_DEPTH, Kind
+from reactstate.state.kinds import MAX_DEPTH, Kind, is_array, is_object, same_document
 from reactstate.state.models import ModelKind
 
 if TYPE_CHECKING:
-    from reactstate.state.edits import Edit
     from reactstate.state.state import State
 
 __all__ = ["check_depth", "check_type_names", "from_document", "schema_of", "states_equal", "to_document"]
 
 S = TypeVar("S", bound="State")
 
+_TOO_DEEP = f"a state may be nested {MAX_DEPTH} levels deep"
+
 
 def to_document(state: State) -> dict[str, Any]:
-    """Return the canonical document of *state*: plain dicts, lists and scalars of JSON, mappings sorted by key."""
-    document: dict[str, Any] = kind_of(type(state)).encode(state)
+    """Return the canonical document of *state*: plain dicts, lists and scalars of JSON, mappings sorted by key.
+
+    Raises:
+        StateValidationError: It is nested too deeply to be stored.
+    """
+    try:
+        document: dict[str, Any] = kind_of(type(state)).encode(state)
+    except RecursionError as exc:
+        raise StateValidationError(_TOO_DEEP) from exc
     return document
 
 
@@ -38,32 +46,39 @@ def from_document(cls: type[S], document: Any, schema: dict[str, int] | None = N
     Raises:
         UnknownTypeError: It is the document of another type.
         SchemaVersionError: It is of a newer schema version, or a migration is missing.
-        DecodeError: It does not fit the class: a field is unknown, missing, or of another type.
+        DecodeError: It does not fit the class: a field is unknown, is missing and has no default, or has a value that
+            pydantic cannot make one of its type; or a migration raised.
     """
     kind = kind_of(cls)
-    if schema is not None:
-        stored = next(iter(schema), None)
-        if stored != kind.type_name:
-            raise UnknownTypeError(
-                f"a {stored!r} is stored here, and {kind.type_name!r} was asked for; "
-                f"open it with its own class, or name this one type_name={stored!r}",
-                expected=kind.type_name,
-                found=stored,
-            )
-        if any(schema.get(name, version) != version for name, version in schema_of(cls).items()):
-            document = kind.migrate(_copied(document), schema)
     try:
+        if schema is not None:
+            document = _migrated(kind, document, schema)
         state: S = kind.read(kind.decode(document))
-    except (ValidationError, RecursionError) as exc:
+        check_depth(kind, state)
+    except (ValidationError, StateValidationError, RecursionError) as exc:
         raise DecodeError(f"the stored document is not a {kind.type_name}: {exc}") from exc
     return state
 
 
+def _migrated(kind: ModelKind, document: Any, schema: dict[str, int]) -> Any:
+    stored = next(iter(schema), None)
+    if stored != kind.type_name:
+        raise UnknownTypeError(
+            f"a {stored!r} is stored here, and {kind.type_name!r} was asked for; "
+            f"open it with its own class, or name this one type_name={stored!r}",
+            expected=kind.type_name,
+            found=stored,
+        )
+    if all(schema.get(name, version) == version for name, version in schema_of(kind.cls).items()):
+        return document
+    return kind.migrate(_copied(document), schema)
+
+
 def _copied(document: Any) -> Any:
     """Copy a document, so that migrations may change what they are given."""
-    if isinstance(document, dict):
+    if is_object(document):
         return {key: _copied(part) for key, part in document.items()}
-    if isinstance(document, list):
+    if is_array(document):
         return [_copied(part) for part in document]
     return document
 
@@ -74,9 +89,7 @@ def states_equal(a: State, b: State) -> bool:
         return True
     if type(a) is not type(b):
         return False
-    edits: list[Edit] = []
-    kind_of(type(a)).diff(a, b, None, edits)
-    return not edits
+    return same_document(kind_of(type(a)), a, b)
 
 
 def check_depth(kind: Kind, value: Any, outside: int = 0) -> None:
@@ -85,12 +98,14 @@ def check_depth(kind: Kind, value: Any, outside: int = 0) -> None:
     Raises:
         StateValidationError: It would.
     """
+    if not kind.recursive:
+        return
     try:
         deep = kind.depth(value) + outside
     except RecursionError as exc:
-        raise StateValidationError(f"a state may be nested {MAX_DEPTH} levels deep") from exc
+        raise StateValidationError(_TOO_DEEP) from exc
     if deep > MAX_DEPTH:
-        raise StateValidationError(f"a state may be nested {MAX_DEPTH} levels deep; this one is {deep} deep")
+        raise StateValidationError(f"{_TOO_DEEP}; this one is {deep} deep")
 
 
 def schema_of(cls: type[Any]) -> dict[str, int]:
@@ -113,20 +128,12 @@ def check_type_names(kind: ModelKind) -> None:
 
 
 def _state_kinds(kind: ModelKind) -> list[ModelKind]:
-    found: dict[int, ModelKind] = {}
-    waiting: list[Kind] = [kind]
+    """Return *kind* and those of all models in it, each once, in an order that depends on the class only."""
+    found: dict[int, Kind] = {}
+    waiting: deque[Kind] = deque([kind])
     while waiting:
-        one = waiting.pop(0)
-        if isinstance(one, ModelKind):
-            if id(one) not in found:
-                found[id(one)] = one
-                waiting.extend(one.fields[name] for name in one.names)
-        elif isinstance(one, DictKind):
-            waiting.append(one.value)
-        elif isinstance(one, ListKind | SetKind):
-            waiting.append(one.item)
-        elif isinstance(one, TupleKind):
-            waiting.extend(one.items)
-        elif isinstance(one, UnionKind):
-            waiting.extend(one.members)
-    return list(found.values())
+        one = waiting.popleft()
+        if id(one) not in found:
+            found[id(one)] = one
+            waiting.extend(one.parts())
+    return [one for one in found.values() if isinstance(one, ModelKind)]

@@ -3,19 +3,26 @@
 A draft looks like the model that it stands for and copies a part only when something in it is written. An assigned
 value is validated at once, by the schema of its own field or element. When the recipe ends, ``finish`` makes the new
 state, which shares every part that was not changed, and leaves behind the edits that lead to it.
+
+A draft belongs to the recipe that it was made for, and to the thread in which that runs.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, NoReturn
+import inspect
+from typing import TYPE_CHECKING, Any, NoReturn, TypeGuard
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+from typing_extensions import override
 
 from reactstate.errors import FrozenStateError, StateValidationError
+from reactstate.state.document import check_depth
+from reactstate.state.frozen import type_of
 from reactstate.state.models import (
     ModelKind,
     assemble,
+    derive,
     new_object,
     set_class,
     set_dict,
@@ -23,16 +30,31 @@ from reactstate.state.models import (
     set_fields_set,
     set_private,
 )
+from reactstate.state.schema import MAX_DIGITS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from reactstate.state.edits import Edit, Path
     from reactstate.state.kinds import Kind
 
-__all__ = ["ModelNode", "Node", "begin", "draft_of", "explain", "make_draft_classes", "settle"]
+__all__ = [
+    "ModelNode",
+    "Node",
+    "begin",
+    "draft_of",
+    "explain",
+    "is_draft",
+    "make_draft_classes",
+    "node_of",
+    "register_maker",
+    "session_of",
+    "settle",
+]
 
 _TOO_LATE = "a draft can only be used while its recipe runs; read the new state instead"
+_SCALARS = frozenset((int, str, float, bool, type(None), bytes))
+_SMALL = 1 << 63
 
 
 class Node:
@@ -78,6 +100,10 @@ class Node:
             self.dirty_kids = {}
         self.kids[key] = kid
 
+    def changed_kids(self) -> Iterable[tuple[Any, Node]]:
+        """Return the nodes of the parts in which something was written, each with its key."""
+        return () if self.kids is None else self.dirty_kids.items()
+
     def forget(self, key: Any) -> None:
         """Let go of the draft at *key*: what is done to it from now on changes nothing here."""
         kid = None if self.kids is None else self.kids.pop(key, None)
@@ -91,6 +117,16 @@ class Node:
         while node is not None:
             count, node = count + 1, node.owner
         return count
+
+    def where(self) -> str:
+        """Return how error texts name this place, such as ``Cart.items.0``."""
+        keys: list[str] = []
+        node = self
+        while node.owner is not None:
+            keys.append("?" if node.key is None else str(node.owner.kind.token(node.key)))
+            node = node.owner
+        start = node.kind.cls.__name__ if isinstance(node.kind, ModelKind) else str(node.kind.annotation)
+        return ".".join([start, *reversed(keys)])
 
     def check(self) -> None:
         """Raise FrozenStateError when the recipe has ended."""
@@ -133,49 +169,68 @@ def node_of(draft: Any) -> Node:
     return draft if isinstance(draft, Node) else draft.__pydantic_private__
 
 
-def is_draft(value: Any) -> bool:
+def is_draft(value: Any) -> TypeGuard[Any]:
     """Say whether *value* is a draft."""
-    return isinstance(value, Node) or hasattr(type(value), "_reactstate_dead")
+    return isinstance(value, Node) or hasattr(type_of(value), "_reactstate_dead")
 
 
 def settle(value: Any) -> Any:
-    """Return *value* with every draft in it replaced by the frozen value that it stands for just now."""
-    kind = type(value)
+    """Return *value* with every draft in it replaced by the frozen value that it stands for just now.
+
+    Raises:
+        StateValidationError: It contains itself.
+    """
+    try:
+        return _settled(value)
+    except RecursionError as exc:
+        raise StateValidationError("a value that contains itself, or is nested very deeply, cannot be stored") from exc
+
+
+def _settled(value: Any) -> Any:
+    kind = type_of(value)
     if kind in _SCALARS:
         return value
-    if is_draft(value):
-        return node_of(value).current()
     if kind is list or kind is tuple:
-        settled = [settle(part) for part in value]
+        settled = [_settled(part) for part in value]
         return settled if kind is list else tuple(settled)
     if kind is dict:
-        return {key: settle(part) for key, part in value.items()}
-    return value
+        return {key: _settled(part) for key, part in value.items()}
+    return node_of(value).current() if is_draft(value) else value
 
 
-_SCALARS = frozenset((int, str, float, bool, type(None), bytes))
-
-
-def explain(exc: ValidationError, where: str) -> StateValidationError:
-    """Return the typed error for pydantic's."""
+def explain(exc: ValueError, where: str) -> StateValidationError:
+    """Return the typed error for pydantic's, or for that of a value which is not of its kind."""
+    if not isinstance(exc, ValidationError):
+        return StateValidationError(f"{where}: {exc}", exc)
     first = exc.errors(include_url=False, include_context=False, include_input=False)[0]
-    place = ".".join([where, *(str(part) for part in first["loc"])]) if first["loc"] else where
-    return StateValidationError(f"{place}: {first['msg']}", exc)
+    place = ".".join([where, *(str(part) for part in first["loc"])])
+    message = first["msg"]
+    if len(message) > MAX_DIGITS and first["type"] in {"less_than_equal", "greater_than_equal"}:
+        message = f"an int of more than {MAX_DIGITS} digits cannot be stored"
+    return StateValidationError(f"{place}: {message}", exc)
 
 
 # --- models -------------------------------------------------------------------------------------------------------
 
 
 class ModelNode(Node):
-    """The place of a model's draft."""
+    """The place of a model's draft.
+
+    Attributes:
+        draft: The draft.
+        before: The fields of the base.
+        fields: The fields of the draft, which become those of the new state.
+        touched: The names of the fields that were assigned; None as long as there are none.
+    """
 
     __slots__ = ("before", "draft", "fields", "touched")
 
     kind: ModelKind
     draft: Any
-    before: dict[str, Any]  # the fields of the base
-    fields: dict[str, Any]  # the fields of the draft, which become those of the new state
+    before: dict[str, Any]
+    fields: dict[str, Any]
     touched: dict[str, None] | None
+
     def close(self) -> None:
         """End the recipe: make every draft of it unusable. For the root only."""
         set_class(self.draft, self.kind.dead_class)
@@ -183,8 +238,9 @@ class ModelNode(Node):
         if session is not None:
             session.open = False
             for draft in session.drafts:
-                set_class(draft, type(draft)._reactstate_dead)
+                set_class(draft, type_of(draft)._reactstate_dead)
 
+    @override
     def finish(self, path: Path, edits: list[Edit]) -> Any:
         base, kind, touched = self.base, self.kind, self.touched
         if not self.dirty:
@@ -226,9 +282,9 @@ class ModelNode(Node):
         kind, fields, touched = self.kind, self.fields, self.touched
         for name, kid in self.dirty_kids.items():
             mark = len(edits)
-            fields[name] = kid.finish((path, kind, name), edits)
-            if name in kind.rules.whole:
-                fields[name] = _assign(kind, fields, name, fields[name])
+            made = fields[name] = kid.finish((path, kind, name), edits)
+            if made is not kid.base and name in kind.rules.whole:
+                fields[name] = _assigned(kind, fields, name, made)
                 touched = {**(touched or {}), name: None}
             if touched is not None and name in touched:
                 del edits[mark:]
@@ -244,12 +300,9 @@ class ModelNode(Node):
                 made = kind.read(dict(fields))
             else:
                 made = kind.rules.after(assemble(kind.cls, dict(fields), fields_set))
-        except ValidationError as exc:
-            raise explain(exc, kind.cls.__name__) from exc
-        try:
             made = kind.seal(made)
         except ValueError as exc:
-            raise StateValidationError(f"a validator of {kind.cls.__name__} returned another type: {exc}", exc) from exc
+            raise explain(exc, self.where()) from exc
         found, before = made.__dict__, base.__dict__
         if all(found[name] is fields[name] for name in kind.fields):
             return made
@@ -261,34 +314,63 @@ class ModelNode(Node):
                 found[name] = before[name]
         return base if len(edits) == start else made
 
+    @override
     def current(self) -> Any:
         self.check()
         if not self.dirty:
             return self.base
         fields = dict(self.fields)
-        if self.kids is not None:
-            for name, kid in self.dirty_kids.items():
-                fields[name] = kid.current()
-        return assemble(self.kind.frozen, fields, self.base.__pydantic_fields_set__)
+        for name, kid in self.changed_kids():
+            fields[name] = kid.current()
+        return assemble(self.kind.frozen, fields, self.draft.__pydantic_fields_set__)
 
 
-def _assign(kind: ModelKind, fields: dict[str, Any], name: str, value: Any) -> Any:
+def _assigned(kind: ModelKind, fields: dict[str, Any], name: str, value: Any) -> Any:
     try:
         return kind.rules.assign(fields, name, value)[0][name]
     except ValidationError as exc:
         raise explain(exc, kind.cls.__name__) from exc
 
 
-def _make_setter(kind: ModelKind) -> Callable[[Any, str, Any], None]:
-    """Return ``__setattr__`` of the drafts of *kind*: an assigned value is validated by its own field, at once."""
-    type_of = {name: kind.fields[name].exact for name in kind.fields if kind.takes_exact(name)}.get
+def _assign(self: Any, node: ModelNode, name: str, value: Any) -> None:
+    """Assign to a field of a model draft: validated by the field's own schema, at once."""
+    kind = node.kind
+    field = kind.fields.get(name)
+    if field is None:
+        setter = getattr(type_of(self), name, None)
+        if isinstance(setter, property) and setter.fset is not None:
+            setter.fset(self, value)
+            return
+        raise StateValidationError(f"{kind.cls.__name__} has no field {name!r}")
+    if node.kids is not None:
+        if node.kids.get(name) is value:
+            return  # the draft that stands there already, as after ``draft.items += [1]``
+        node.forget(name)
+    fields = node.fields
+    made = _assigned(kind, fields, name, settle(value))
+    if field.recursive:
+        check_depth(field, made, node.level())
+    fields[name] = made
+    if node.touched is None:
+        node.touched = {}
+    node.touched[name] = None
+    if not node.dirty:
+        node.touch()
+
+
+def _setter(kind: ModelKind) -> Callable[[Any, str, Any], None]:
+    """Return what assigns to the fields of the drafts of *kind*."""
+    quick = kind.rules.quick.get
 
     def set_field(self: Any, name: str, value: Any) -> None:
-        node: ModelNode = self.__pydantic_private__
-        if type(value) is type_of(name) and (type(value) is not str or value.isascii()):
-            node.fields[name] = value  # of exactly the declared type, without constraints: it is valid
-        elif not _assign_field(self, node, name, value):
+        node = self.__pydantic_private__
+        cls = type_of(value)
+        if cls is not quick(name) or (
+            (not -_SMALL <= value < _SMALL) if cls is int else cls is str and not value.isascii()
+        ):
+            _assign(self, node, name, value)
             return
+        node.fields[name] = value
         touched = node.touched
         if touched is None:
             node.touched = {name: None}
@@ -298,32 +380,6 @@ def _make_setter(kind: ModelKind) -> Callable[[Any, str, Any], None]:
             node.touch()
 
     return set_field
-
-
-def _assign_field(draft: Any, node: ModelNode, name: str, value: Any) -> bool:
-    """Validate *value* and assign it to a field; False: *name* is a property with a setter, which did its work."""
-    fields, kind = node.fields, node.kind
-    field = kind.fields.get(name)
-    if field is None:
-        setter = getattr(type(draft), name, None)
-        if isinstance(setter, property) and setter.fset is not None:
-            setter.fset(draft, value)
-            return False
-        raise StateValidationError(f"{kind.cls.__name__} has no field {name!r}")
-    if type(value) not in _SCALARS:
-        value = settle(value)
-    fields[name] = _assign(kind, fields, name, value)
-    if field.recursive:
-        _check_depth(field, fields[name], node)
-    if node.kids:
-        node.forget(name)
-    return True
-
-
-def _check_depth(kind: Kind, value: Any, node: Node) -> None:
-    from reactstate.state.document import check_depth
-
-    check_depth(kind, value, node.level())
 
 
 def _delete_field(self: Any, name: str) -> NoReturn:
@@ -353,8 +409,15 @@ class _Part:
         node.adopt(name, kid)
         return kid
 
-    def __set__(self, draft: Any, value: Any) -> None:
-        setattr(draft, self._name, value)
+    def __set__(self, draft: Any, value: Any) -> NoReturn:
+        # never called, as __setattr__ comes first, but it makes reading the field come here
+        raise NotImplementedError
+
+
+def _fields_set(self: Any) -> set[str]:
+    node: ModelNode = self.__pydantic_private__
+    before: set[str] = node.base.__pydantic_fields_set__
+    return before | (node.touched or {}).keys()
 
 
 def _equal(self: Any, other: object) -> Any:
@@ -370,56 +433,78 @@ def _copy(self: Any, _memo: Any = None) -> Any:
     return self.__pydantic_private__.current()
 
 
+def _on_current(name: str) -> Callable[..., Any]:
+    """Return the method *name* of the model, to be called on the value that a draft stands for."""
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self.__pydantic_private__.current(), name)(*args, **kwargs)
+
+    return functools.wraps(getattr(BaseModel, name))(call)
+
+
+_ON_CURRENT = (
+    "__iter__",
+    "__pretty__",
+    "__reduce_ex__",
+    "__repr_args__",
+    "__rich_repr__",
+    "__str__",
+    "model_copy",
+    "model_dump",
+    "model_dump_json",
+)
+"""The methods of BaseModel that look into ``__dict__``, where the changes inside of parts are not yet."""
+
+
 def _dead(self: Any, name: str) -> Any:
     if name == "__class__":
-        return type(self)
+        return type_of(self)
     raise FrozenStateError(_TOO_LATE)
 
 
-def _dead_set(self: Any, name: str, value: Any = None) -> NoReturn:
+def _dead_set(*_: Any) -> NoReturn:
     raise FrozenStateError(_TOO_LATE)
+
+
+def _represent_dead(self: Any) -> str:
+    return f"<draft of {type(self).__name__}, after its recipe>"
 
 
 def make_draft_classes(kind: ModelKind) -> tuple[type[Any], type[Any]]:
     """Return the class of the drafts of *kind*, a subclass of the model whose fields can be set, and of dead ones."""
     cls = kind.cls
     namespace: dict[str, Any] = {
-        "__module__": cls.__module__,
-        "__qualname__": cls.__qualname__,
-        "__reactstate_derived__": True,
         "__slots__": (),
-        "__setattr__": _make_setter(kind),
-        # What pydantic keeps beside the fields is the base's; leaving the slots empty makes drafts cheaper.
-        "__pydantic_extra__": None,
-        "__pydantic_fields_set__": property(lambda self: self.__pydantic_private__.base.__pydantic_fields_set__),
+        "__setattr__": _setter(kind),
         "__delattr__": _delete_field,
         "__eq__": _equal,
         "__hash__": None,
         "__repr__": _represent,
         "__copy__": _copy,
         "__deepcopy__": _copy,
+        "__pydantic_extra__": None,
+        "__pydantic_fields_set__": property(_fields_set),
     }
+    namespace.update((name, _on_current(name)) for name in _ON_CURRENT)
     for name in dir(cls):
-        found = next((one.__dict__[name] for one in cls.__mro__ if name in one.__dict__), None)
+        found: Any = inspect.getattr_static(cls, name)
         if isinstance(found, functools.cached_property):
             namespace[name] = property(found.func)  # a draft changes, so nothing about it is cached
     for name, field in kind.fields.items():
-        if field.editable:
+        if field.editable and not cls.model_fields[name].frozen:
             namespace[name] = _Part(name, field)
-    made = type.__new__(type(cls), cls.__name__, (cls,), namespace)
-    dead_namespace = {
-        "__module__": cls.__module__,
-        "__qualname__": cls.__qualname__,
-        "__reactstate_derived__": True,
+    made = derive(cls, cls, namespace)
+    dead_namespace: dict[str, Any] = {
         "__slots__": (),
         "__getattribute__": _dead,
         "__setattr__": _dead_set,
         "__delattr__": _dead_set,
-        "__repr__": lambda _self: f"<draft of {cls.__name__}, after its recipe>",
+        "__repr__": _represent_dead,
+        "__str__": _represent_dead,
         "__eq__": object.__eq__,
         "__hash__": None,
     }
-    dead = type.__new__(type(cls), cls.__name__, (made,), dead_namespace)
+    dead = derive(cls, made, dead_namespace)
     type.__setattr__(made, "_reactstate_dead", dead)
     return made, dead
 
@@ -432,14 +517,12 @@ def begin(kind: ModelKind, base: Any) -> ModelNode:
     node.dirty = False
     node.owner = node.kids = node.touched = node.session = None
     node.before = fields = base.__dict__
-    if len(fields) == len(kind.fields):
-        node.fields = fields = fields.copy()
-    else:  # a cached property lives in the same dict and must not travel
-        node.fields = fields = {name: fields[name] for name in kind.fields}
+    # a cached property lives in the same dict and must not travel
+    fields = fields.copy() if len(fields) == kind.size else {name: fields[name] for name in kind.fields}
+    node.fields = fields
     draft_class = kind.draft_class
     if draft_class is None:
-        kind.prepare()
-        draft_class = kind.draft_class
+        draft_class = kind.prepare()
     node.draft = draft = new_object(draft_class)
     set_dict(draft, fields)
     set_private(draft, node)
@@ -450,8 +533,8 @@ def _model_draft(kind: Any, base: Any, owner: Node, key: Any) -> Any:
     node = begin(kind, base)
     node.owner = owner
     node.key = key
-    node.session = session_of(owner)
-    node.session.drafts.append(node.draft)
+    session = node.session = session_of(owner)
+    session.drafts.append(node.draft)
     return node.draft
 
 

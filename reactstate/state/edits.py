@@ -158,21 +158,15 @@ def _render_members(edit: Members, tokens: list[str], before: Any, patch: Patch)
     for container, key in _keys(edit.path):
         value = container.part(value, key)
     kind = edit.kind
-    element = kind.item
-    documents = kind.encode(value)
-    for document in [element.encode(member) for member in edit.removed]:
-        index = next(at for at, present in enumerate(documents) if _same_document(present, document))
+    documents: list[Any] = kind.encode(value)
+    for document in kind.encode(edit.removed):
+        index = kind.place(documents, document)
         del documents[index]
         patch.append({"op": "remove", "path": join([*tokens, str(index)])})
     for document in kind.encode(edit.added):
-        documents.append(document)
-        documents = kind.arrange(documents)
-        index = next(at for at, present in enumerate(documents) if present is document)
+        index = kind.place(documents, document)
+        documents.insert(index, document)
         patch.append({"op": "add", "path": join([*tokens, str(index)]), "value": document})
-
-
-def _same_document(a: Any, b: Any) -> bool:
-    return type(a) is type(b) and bool(a == b)
 
 
 # --- edits to values ----------------------------------------------------------------------------------------------
@@ -195,6 +189,8 @@ def _apply(value: Any, keys: list[tuple[Kind, Any]], at: int, edit: Edit, owned:
     if at == len(keys):
         if isinstance(edit, tuple):
             return edit[2]
+        if isinstance(edit, Splice):
+            return edit.kind.patched(edit.kind.own(value, owned), edit)
         return edit.kind.patched(edit.kind.own(value, owned), edit)
     kind, key = keys[at]
     value = kind.own(value, owned)

@@ -14,38 +14,46 @@ import pathlib
 import types
 from datetime import date, datetime
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ForwardRef,
+    Literal,
+    NewType,
+    TypeGuard,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+)
 
 import annotated_types
 import pydantic
 import typing_extensions
 from pydantic import BaseModel, JsonValue, RootModel
 from pydantic.fields import FieldInfo
-from pydantic.networks import AnyUrl, _BaseMultiHostUrl, _BaseUrl
+from pydantic.networks import AnyUrl, _BaseMultiHostUrl, _BaseUrl  # pyright: ignore[reportPrivateUsage] - no public base
 
 from reactstate.errors import StateDefinitionError
-from reactstate.state.composites import DictKind, JsonKind, ListKind, MapKind, SetKind, TupleKind, UnionKind
-from reactstate.state.kinds import (
-    EnumKind,
-    Kind,
-    LiteralKind,
-
-    Scalar,
-    TextKind,
-    standard_scalar,
-)
+from reactstate.state.composites import DictKind, ListKind, MapKind, SetKind, TupleKind
+from reactstate.state.frozen import type_of
+from reactstate.state.kinds import EnumKind, Kind, LiteralKind, NoneKind, Scalar, TextKind, standard_scalar
 from reactstate.state.maps import Map
 from reactstate.state.models import ModelKind
+from reactstate.state.unions import JsonKind, UnionKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-__all__ = ["MODELS", "compile_kind", "kind_of", "register_scalar"]
+__all__ = ["MODELS", "UndefinedTypeError", "compile_kind", "kind_of", "register_scalar"]
 
 MODELS: dict[type[Any], ModelKind] = {}
+"""The kinds of all model classes met so far; it has those of all State classes that were not refused."""
+
 _REGISTERED: dict[Any, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {}
 
-_ALIASES: dict[Any, type] = {
+_MOMENTS: dict[Any, type] = {
     pydantic.AwareDatetime: datetime,
     pydantic.NaiveDatetime: datetime,
     pydantic.PastDatetime: datetime,
@@ -72,8 +80,13 @@ _HINTS: dict[Any, str] = {
     collections.abc.MutableMapping: "use dict[...] or Map[...]",
     collections.abc.Set: "use set[...] or frozenset[...]",
     collections.abc.MutableSet: "use set[...]",
-    collections.abc.Callable: "a state holds data; keep functions beside it",
+    typing_extensions.Self: "name the class",  # pyright: ignore[reportUnknownMemberType] - special forms have no type
+    collections.abc.Callable: "a state holds data; keep functions beside it",  # pyright: ignore[reportUnknownMemberType]
     bytearray: "use bytes",
+    memoryview: "use bytes",
+    range: "use list[int], or two int fields",
+    type: "a state holds data; store a name instead",
+    pydantic.ByteSize: "use int",
     complex: "use a State with two floats",
     pydantic.SecretStr: "a secret does not belong in a state: it would be stored; keep a reference to it",
     pydantic.SecretBytes: "a secret does not belong in a state: it would be stored; keep a reference to it",
@@ -82,13 +95,19 @@ _HINTS: dict[Any, str] = {
 }
 
 
+_NOT_IDEMPOTENT = frozenset(("Json", "EncodedBytes", "EncodedStr"))
+"""pydantic's metadata that turns a value into another each time it is validated."""
+
+
 def register_scalar(
     scalar: type[Any], *, encode: Callable[[Any], str], decode: Callable[[str], Any] | None = None
 ) -> None:
     """Allow *scalar* as a field type, before the classes that use it are defined.
 
+    Each value is tried when it is set: what cannot be read back as an equal value of the same type is refused.
+
     Args:
-        scalar: The type; its values must be immutable, and pydantic must know how to validate them.
+        scalar: The type; its values must be immutable. Unless pydantic knows it, only instances are valid.
         encode: Value to str.
         decode: The str back to an equal value (default: *scalar* itself).
     """
@@ -104,16 +123,40 @@ def kind_of(cls: type[Any]) -> ModelKind:
     kind = MODELS.get(cls)
     if kind is not None:
         if not kind.known:
-            kind.recursive = True  # met again while its own fields are being compiled
+            # met again while its own fields are being compiled: what it holds is not known yet, so expect the most
+            kind.recursive = kind.versioned = True
         return kind
+    if "__reactstate_derived__" in cls.__dict__:
+        return kind_of(cls.__bases__[0])
+    if not cls.__pydantic_complete__:
+        cls.model_rebuild(raise_errors=False)
+        if cls in MODELS:
+            return kind_of(cls)
     _check_model(cls)
     kind = MODELS[cls] = ModelKind(cls)
     try:
-        kind.complete({name: _field_kind(cls, name, field) for name, field in cls.model_fields.items()})
+        kind.complete(_field_kinds(cls))
     except BaseException:
         del MODELS[cls]
         raise
     return kind
+
+
+class UndefinedTypeError(StateDefinitionError):
+    """A field refers to a class that is not defined yet."""
+
+
+def _field_kinds(cls: type[Any]) -> dict[str, Kind]:
+    kinds: dict[str, Kind] = {}
+    undefined: UndefinedTypeError | None = None
+    for name, field in cls.model_fields.items():
+        try:
+            kinds[name] = _field_kind(cls, name, field)
+        except UndefinedTypeError as exc:  # noqa: PERF203 - what is wrong with the other fields is to be known first
+            undefined = exc
+    if undefined is not None:
+        raise undefined
+    return kinds
 
 
 def _check_model(cls: type[Any]) -> None:
@@ -135,12 +178,8 @@ def _check_model(cls: type[Any]) -> None:
 
 def _field_kind(cls: type[Any], name: str, field: FieldInfo) -> Kind:
     where = f"{cls.__name__}.{name}"
-    discriminator = field.discriminator
-    if discriminator is not None and not isinstance(discriminator, str):
-        raise StateDefinitionError(f"{where}: a discriminator must name a field, so that documents can be told apart")
-    kind = compile_kind(field.annotation, where, discriminator)
-    if field.metadata:
-        kind = _annotated(kind, _with_metadata(field.annotation, field.metadata), field.metadata, where)
+    kind = compile_kind(field.annotation, where, _discriminator([field, *field.metadata], None, where))
+    kind = _annotated(kind, _with_metadata(field.annotation, field.metadata), field.metadata, where)
     _set_owner(kind, cls)
     return kind
 
@@ -150,17 +189,9 @@ def _set_owner(kind: Kind, owner: type[Any]) -> None:
     if kind.owner is not None or isinstance(kind, ModelKind):
         return
     kind.owner = owner
-    if isinstance(kind, JsonKind):
-        parts: list[Kind] = [kind.mapping, kind.array]
-    elif isinstance(kind, DictKind):
-        parts = [kind.key, kind.value]
-    elif isinstance(kind, ListKind | SetKind):
-        parts = [kind.item]
-    elif isinstance(kind, TupleKind):
-        parts = kind.items
-    else:
-        parts = kind.members if isinstance(kind, UnionKind) else []
-    for part in parts:
+    if owner.model_config.get("strict"):
+        kind.natural = False  # a strict model takes the values themselves, not how they are written
+    for part in kind.parts():
         _set_owner(part, owner)
 
 
@@ -183,31 +214,27 @@ def compile_kind(annotation: Any, where: str, discriminator: str | None = None) 
     """
     if annotation is JsonValue:
         return JsonKind(annotation)
-    if annotation in _REGISTERED:
+    if isinstance(annotation, type) and annotation in _REGISTERED:
         encode, decode = _REGISTERED[annotation]
-        return Scalar(annotation, (annotation,), "string", encode, decode, natural=False, subclasses=True)
-    if isinstance(annotation, typing_extensions.TypeAliasType):
-        return compile_kind(annotation.__value__, where, discriminator)
-    if annotation in _ALIASES:
-        base = standard_scalar(_ALIASES[annotation])
-        if base is not None:
-            base.annotation = annotation
-            return base
-    if hasattr(annotation, "__supertype__"):  # typing.NewType
-        return compile_kind(annotation.__supertype__, where, discriminator)
-    scalar = standard_scalar(annotation)
+        return TextKind(annotation, annotation, encode, decode, natural=False, checked=True, subclasses=True)
+    alias = get_origin(annotation) or annotation
+    if hasattr(alias, "__type_params__") and hasattr(alias, "__value__"):
+        return _type_alias(annotation, alias, where, discriminator)
+    scalar = standard_scalar(_MOMENTS.get(annotation, annotation) if isinstance(annotation, type) else annotation)
     if scalar is not None:
+        scalar.annotation = annotation
         return scalar
+    if isinstance(annotation, NewType):  # typing.NewType
+        supertype: Any = annotation.__supertype__
+        return compile_kind(supertype, where, discriminator)
     origin = get_origin(annotation)
     if origin is Annotated:
         base, *metadata = get_args(annotation)
-        for item in metadata:
-            if isinstance(item, FieldInfo) and isinstance(item.discriminator, str):
-                discriminator = item.discriminator
+        discriminator = _discriminator(metadata, discriminator, where)
         return _annotated(compile_kind(base, where, discriminator), annotation, metadata, where)
     if origin is Literal:
         return _literal(annotation, where)
-    if origin in {Union, types.UnionType}:
+    if origin is Union or origin is types.UnionType:
         return _union(annotation, where, discriminator)
     if origin is not None:
         return _generic(annotation, origin, get_args(annotation), where)
@@ -216,53 +243,107 @@ def compile_kind(annotation: Any, where: str, discriminator: str | None = None) 
     raise _refusal(annotation, where)
 
 
-def _annotated(kind: Kind, annotation: Any, metadata: list[Any], where: str) -> Kind:
+def _discriminator(metadata: Sequence[Any], found: str | None, where: str) -> str | None:
+    """Return the field that the last of *metadata* to name one gives for telling the members of a union apart."""
+    for item in metadata:
+        named = item.discriminator if isinstance(item, FieldInfo | pydantic.Discriminator) else None
+        if isinstance(named, pydantic.Discriminator):
+            named = named.discriminator
+        if named is not None and not isinstance(named, str):
+            raise StateDefinitionError(
+                f"{where}: a discriminator must name a field, so that documents can be told apart"
+            )
+        found = named or found
+    return found
+
+
+def _type_alias(annotation: Any, alias: Any, where: str, discriminator: str | None) -> Kind:
+    value: Any = alias.__value__
+    if alias is not annotation:
+        value = value[get_args(annotation)]
+    try:
+        return compile_kind(value, where, discriminator)
+    except RecursionError as exc:
+        raise StateDefinitionError(
+            f"{where}: the type alias {alias.__name__} refers to itself; use a State that refers to itself, or JsonValue"
+        ) from exc
+
+
+def _annotated(kind: Kind, annotation: Any, metadata: Sequence[Any], where: str) -> Kind:
     """Note that a kind carries validators or constraints, so that changes inside it are validated as a whole."""
-    relevant = [item for item in metadata if not isinstance(item, str | annotated_types.DocInfo) and not _neutral(item)]
-    if any(isinstance(item, pydantic.types.PathType) for item in relevant):
-        raise StateDefinitionError(f"{where}: a path that must exist now need not when it is read; use Path")
+    flat: list[Any] = []
+    for item in metadata:
+        flat.extend(item.metadata if isinstance(item, FieldInfo) else [item])
+    relevant = [item for item in flat if not isinstance(item, str | annotated_types.DocInfo | pydantic.Discriminator)]
+    if not relevant:
+        return kind
+    for item in relevant:
+        if isinstance(item, pydantic.types.PathType):
+            raise StateDefinitionError(f"{where}: a path that must exist now need not when it is read; use Path")
+        name = _type_name(item)
+        if name in _NOT_IDEMPOTENT:
+            raise StateDefinitionError(f"{where}: {name} changes a value each time it is validated; decode it before")
+    if any(isinstance(item, pydantic.Strict) and item.strict for item in relevant):
+        kind.natural = False
+        if kind.is_model or (isinstance(kind, UnionKind) and any(member.is_model for member in kind.members)):
+            raise StateDefinitionError(f"{where}: strict is for values; set strict=True in the model's config instead")
+    if isinstance(kind, ModelKind | JsonKind):
+        kind = UnionKind(annotation, [kind])  # what is inside has the kind without the metadata
     kind.annotation = annotation
-    if relevant:
-        kind.custom = kind.custom or not all(isinstance(item, annotated_types.BaseMetadata) for item in relevant)
-        kind.whole = kind.editable
-        kind.natural = kind.natural and not kind.custom
+    kind.whole = kind.editable
+    own = not all(isinstance(item, annotated_types.BaseMetadata) for item in relevant)
+    if own:
+        kind.natural = False
+    # pydantic checks a constraint by a function of its own where the schema of the type has no place for it
+    kind.custom = kind.custom or own or isinstance(kind, UnionKind) or (isinstance(kind, Scalar) and not kind.plain)
     return kind
 
 
-def _neutral(item: Any) -> bool:
-    return isinstance(item, FieldInfo) and not item.metadata
+def _type_name(item: Any) -> str:
+    cls = item if isinstance(item, type) else type_of(item)
+    return cls.__name__ if cls.__module__.startswith("pydantic.") else ""
 
 
 def _literal(annotation: Any, where: str) -> Kind:
     values = get_args(annotation)
     if not all(isinstance(value, str | int | bytes | Enum) or value is None for value in values):
         raise _refusal(annotation, where)
-    return LiteralKind(annotation, values)
+    kind = LiteralKind(annotation, values)
+    if len(kind.members) < len(set(map(_typed, values))):
+        raise StateDefinitionError(f"{where}: two of the literals look alike in a document; rename one")
+    return kind
+
+
+def _typed(value: Any) -> tuple[type, Any]:
+    return type_of(value), value
 
 
 def _union(annotation: Any, where: str, discriminator: str | None) -> Kind:
     members = [compile_kind(member, where) for member in get_args(annotation)]
+    if any(isinstance(member, JsonKind) for member in members):
+        members = [member for member in members if not isinstance(member, NoneKind)]  # JSON has a null of its own
     if discriminator is not None:
-        for member in members:
-            nested = member.members if isinstance(member, UnionKind) else [member]
-            for one in nested:
-                if isinstance(one, ModelKind) and one.cls.__pydantic_complete__ and discriminator not in one.fields:
-                    raise StateDefinitionError(f"{where}: {one.cls.__name__} has no field {discriminator!r}")
-    flat = [one for member in members for one in (member.members if isinstance(member, UnionKind) else [member])]
-    for at, one in enumerate(flat):
-        for other in flat[:at]:
+        for one in members:
+            if isinstance(one, ModelKind) and one.known and discriminator not in one.fields:
+                raise StateDefinitionError(f"{where}: {one.cls.__name__} has no field {discriminator!r}")
+    for at, one in enumerate(members):
+        for other in members[:at]:
             _check_decidable(one, other, where, discriminator)
-    return UnionKind(annotation, flat, discriminator)
+    return members[0] if len(members) == 1 else UnionKind(annotation, members, discriminator)
+
+
+def _of_models(kind: Kind) -> bool:
+    return kind.is_model or (isinstance(kind, UnionKind) and all(_of_models(member) for member in kind.members))
 
 
 def _check_decidable(one: Kind, other: Kind, where: str, discriminator: str | None) -> None:
     shared = one.wire & other.wire
-    if not shared or (discriminator is not None and isinstance(one, ModelKind) and isinstance(other, ModelKind)):
+    if not shared or (discriminator is not None and _of_models(one) and _of_models(other)):
         return
-    if one.plain and other.plain and isinstance(one, Scalar) and isinstance(other, Scalar):
-        return  # two sets of literals, or a literal beside its own type: the document is the value itself
+    if one.plain and other.plain and (isinstance(one, LiteralKind) or isinstance(other, LiteralKind)):
+        return  # literals beside their own type, or beside others: the document is the value itself
     names = " and ".join(_name(kind.annotation) for kind in (other, one))
-    if isinstance(one, ModelKind) and isinstance(other, ModelKind):
+    if _of_models(one) and _of_models(other):
         raise StateDefinitionError(
             f"{where}: {names} look alike in a document; give both a field such as "
             f"`type: Literal[...]` and declare the union with Field(discriminator='type')"
@@ -276,12 +357,12 @@ def _check_decidable(one: Kind, other: Kind, where: str, discriminator: str | No
 def _generic(annotation: Any, origin: Any, arguments: tuple[Any, ...], where: str) -> Kind:
     if origin is list:
         return ListKind(annotation, compile_kind(arguments[0], where))
-    if origin in {dict, Map}:
+    if origin is dict or origin is Map:
         key = compile_kind(arguments[0], where)
         if key.editable or not _hashable(key):
             raise StateDefinitionError(f"{where}: {_name(key.annotation)} cannot be a key; use a scalar or a tuple")
         return (DictKind if origin is dict else MapKind)(annotation, key, compile_kind(arguments[1], where))
-    if origin in {set, frozenset}:
+    if origin is set or origin is frozenset:
         item = compile_kind(arguments[0], where)
         if not _hashable(item):
             raise StateDefinitionError(f"{where}: {_name(item.annotation)} cannot be an element of a set; use a list")
@@ -301,28 +382,31 @@ def _hashable(kind: Kind) -> bool:
     return isinstance(kind, Scalar) or (isinstance(kind, SetKind) and not kind.mutable)
 
 
-def _class(annotation: type[Any], where: str) -> Kind:
-    if issubclass(annotation, BaseModel):
-        if annotation is BaseModel or annotation.__dict__.get("__pydantic_generic_metadata__", {}).get("parameters"):
-            raise _refusal(annotation, where)
-        if not annotation.__pydantic_complete__:
-            annotation.model_rebuild(raise_errors=False)
-        return kind_of(annotation)
-    if issubclass(annotation, Enum):
-        return EnumKind(annotation)
-    if issubclass(annotation, pathlib.PurePath):
-        return TextKind(annotation, annotation, subclasses=True)
-    if issubclass(annotation, _BaseUrl | _BaseMultiHostUrl) or annotation is AnyUrl:
-        return TextKind(annotation, annotation)
-    if annotation in {
+_ADDRESSES = frozenset(
+    (
         ipaddress.IPv4Address,
         ipaddress.IPv6Address,
         ipaddress.IPv4Network,
         ipaddress.IPv6Network,
         ipaddress.IPv4Interface,
         ipaddress.IPv6Interface,
-    }:
-        return TextKind(annotation, annotation)
+    )
+)
+
+
+def _class(annotation: type[Any], where: str) -> Kind:
+    if issubclass(annotation, BaseModel):
+        if annotation is BaseModel or annotation.__pydantic_generic_metadata__["parameters"]:
+            raise _refusal(annotation, where)
+        return kind_of(annotation)
+    if issubclass(annotation, Enum):
+        if not len(annotation):
+            raise StateDefinitionError(f"{where}: {annotation.__name__} has no members; use one of its subclasses")
+        return EnumKind(annotation)
+    if issubclass(annotation, pathlib.PurePath):
+        return TextKind(annotation, annotation, checked=True, subclasses=True)
+    if issubclass(annotation, _BaseUrl | _BaseMultiHostUrl | AnyUrl) or annotation in _ADDRESSES:
+        return TextKind(annotation, annotation, checked=True)
     raise _refusal(annotation, where)
 
 
@@ -330,16 +414,29 @@ def _name(annotation: Any) -> str:
     return annotation.__name__ if isinstance(annotation, type) else str(annotation)
 
 
+def _is_class(annotation: Any) -> TypeGuard[type[Any]]:
+    return isinstance(annotation, type)
+
+
 def _refusal(annotation: Any, where: str) -> StateDefinitionError:
-    origin = get_origin(annotation) or annotation
+    origin: Any = get_origin(annotation) or annotation
     if isinstance(annotation, TypeVar):
         hint = "give the generic class its arguments"
-    elif dataclasses.is_dataclass(annotation) or typing_extensions.is_typeddict(annotation):
-        hint = "use a State or a pydantic model"
-    elif isinstance(annotation, type) and issubclass(annotation, tuple):
+    elif isinstance(annotation, str | ForwardRef):
+        return UndefinedTypeError(
+            f"{where}: {_name(annotation)} is not defined yet; define it before {where.split('.')[0]} is used, "
+            f"and call {where.split('.')[0]}.model_rebuild() if both are defined inside a function"
+        )
+    elif _is_class(annotation) and issubclass(annotation, BaseModel):
+        hint = "name a model, and give a generic one its arguments"
+    elif _is_class(annotation) and (
+        dataclasses.is_dataclass(annotation)
+        or typing_extensions.is_typeddict(annotation)
+        or (issubclass(annotation, tuple) and annotation is not tuple)
+    ):
         hint = "use a State or a pydantic model"
     else:
-        hint = _HINTS.get(origin, "use one of the types in the documentation, or register_scalar for an immutable scalar")
+        hint = _HINTS.get(
+            origin, "use one of the types in the documentation, or register_scalar for an immutable scalar"
+        )
     return StateDefinitionError(f"{where}: {_name(annotation)} cannot be a field of a state; {hint}")
-
-

@@ -17,7 +17,22 @@ from reactstate.errors import FrozenStateError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["FrozenDict", "FrozenList", "FrozenSet", "freeze", "refuse", "type_of"]
+__all__ = [
+    "FrozenDict",
+    "FrozenList",
+    "FrozenSet",
+    "dict_delete",
+    "dict_set",
+    "freeze",
+    "list_delete",
+    "list_insert",
+    "list_set",
+    "refuse",
+    "set_add",
+    "set_remove",
+    "set_update",
+    "type_of",
+]
 
 T = TypeVar("T")
 K = TypeVar("K")
@@ -25,6 +40,16 @@ V = TypeVar("V")
 
 type_of: Callable[[object], type[Any]] = type
 """``type`` of one argument, of which type checkers make no more than is known."""
+
+# Drafts and undo work on frozen containers of their own, before anybody else sees them.
+list_set: Callable[[Any, Any, Any], None] = list[Any].__setitem__
+list_delete: Callable[[Any, Any], None] = list[Any].__delitem__
+list_insert: Callable[[Any, int, Any], None] = list[Any].insert
+dict_set: Callable[[Any, Any, Any], None] = dict[Any, Any].__setitem__
+dict_delete: Callable[[Any, Any], None] = dict[Any, Any].__delitem__
+set_add: Callable[[Any, Any], None] = set[Any].add
+set_update: Callable[..., None] = set[Any].update
+set_remove: Callable[..., None] = set[Any].difference_update
 
 
 def refuse(self: object, *_: Any, **__: Any) -> NoReturn:

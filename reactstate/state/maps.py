@@ -17,7 +17,7 @@ from reactstate.state.frozen import refuse
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
 
-__all__ = ["Map", "validate_map"]
+__all__ = ["Map", "map_of", "validate_map"]
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -41,25 +41,18 @@ class Map(MutableMapping[K, V]):
 
     _entries: immutables.Map[K, V]
 
-    def __init__(self, entries: Mapping[K, V] | Iterable[tuple[K, V]] = ()) -> None:
+    def __new__(cls, entries: Mapping[K, V] | Iterable[tuple[K, V]] = ()) -> Map[K, V]:
         """Copy *entries*, a mapping or an iterable of pairs."""
-        object.__setattr__(self, "_entries", immutables.Map(entries))
+        return cls._of(immutables.Map(entries))
 
     @classmethod
     def _of(cls, entries: immutables.Map[K, V]) -> Map[K, V]:
         made = object.__new__(cls)
-        object.__setattr__(made, "_entries", entries)
+        made._entries = entries
         return made
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        refuse(self)
 
     def __getitem__(self, key: K) -> V:
         return self._entries[key]
-
-    def get(self, key: K, default: Any = None) -> Any:
-        """Return the value of *key*, or *default*."""
-        return self._entries.get(key, default)
 
     def __contains__(self, key: object) -> bool:
         return key in self._entries
@@ -109,6 +102,10 @@ class Map(MutableMapping[K, V]):
 
     if not TYPE_CHECKING:  # the type checker sees the mutators of MutableMapping, which drafts have
         __setitem__ = __delitem__ = pop = popitem = clear = update = setdefault = refuse
+
+        def get(self, key: Any, default: Any = None) -> Any:
+            """Return the value of *key*, or *default*."""
+            return self._entries.get(key, default)
     else:
 
         def __setitem__(self, key: K, value: V) -> None: ...
@@ -132,6 +129,11 @@ class Map(MutableMapping[K, V]):
 
 def _is_map(value: object) -> TypeGuard[Map[Any, Any]]:
     return type(value) is Map
+
+
+def map_of(entries: immutables.Map[Any, Any]) -> Map[Any, Any]:
+    """Return the Map of *entries*, which are shared."""
+    return Map[Any, Any]._of(entries)
 
 
 def _to_dict(value: Any) -> dict[Any, Any]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
+from typing_extensions import override
 
 from reactstate.errors import DecodeError, SchemaVersionError
-from reactstate.state.kinds import Kind, Wire
+from reactstate.state.frozen import type_of
+from reactstate.state.kinds import Kind, Wire, is_object, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from reactstate.state.edits import Edit, Path
     from reactstate.state.schema import Rules
@@ -18,8 +20,11 @@ if TYPE_CHECKING:
 __all__ = [
     "ModelKind",
     "assemble",
+    "derive",
     "frozen_class",
+    "is_state_class",
     "new_object",
+    "restore_plain",
     "set_class",
     "set_dict",
     "set_extra",
@@ -46,43 +51,66 @@ def assemble(cls: type[Any], fields: dict[str, Any], fields_set: set[str]) -> An
     return made
 
 
+def restore_plain(cls: type[Any], fields: dict[str, Any], fields_set: set[str]) -> Any:
+    """Return the plain model that was pickled: a copy, which may be changed like any other."""
+    return assemble(cls, fields, fields_set)
+
+
 _FROZEN: dict[type[Any], type[Any]] = {}
+
+
+def is_state_class(cls: type[Any]) -> bool:
+    """Say whether *cls* is a State class and not a plain pydantic model."""
+    return hasattr(cls, "__reactstate_type_name__")
 
 
 def frozen_class(cls: type[Any]) -> type[Any]:
     """Return the subclass of the plain model *cls* whose instances cannot be changed (State classes are already)."""
     made = _FROZEN.get(cls)
     if made is None:
-        from reactstate.state.state import State, refuse_assignment
-
-        if issubclass(cls, State):
-            made = cls
-        else:
-
-            def same(self: Any, other: object) -> Any:
-                if isinstance(other, cls):
-                    return bool(self.__dict__ == other.__dict__)
-                return NotImplemented
-
-            namespace: dict[str, Any] = {
-                "__module__": cls.__module__,
-                "__qualname__": cls.__qualname__,
-                "__slots__": (),
-                "__doc__": cls.__doc__,
-                "__setattr__": refuse_assignment,
-                "__delattr__": refuse_assignment,
-                "__eq__": same,
-                "__hash__": None,
-                "__reduce__": lambda self: (cls.model_construct, (), dict(self.__dict__)),
-            }
-            made = _derive(cls, namespace)
-        _FROZEN[cls] = made
+        made = _FROZEN[cls] = cls if is_state_class(cls) else _derive_frozen(cls)
     return made
 
 
-def _derive(cls: type[Any], namespace: dict[str, Any]) -> type[Any]:
-    """Make a subclass that keeps the model's schema, validator and fields, without building them again."""
-    return type.__new__(type(cls), cls.__name__, (cls,), namespace)
+def _derive_frozen(cls: type[Any]) -> type[Any]:
+    from reactstate.state.state import refuse_assignment, refuse_deletion
+
+    def same(self: Any, other: object) -> Any:
+        if not isinstance(other, cls):
+            return NotImplemented
+        mine, theirs = self.__dict__, other.__dict__
+        return all(mine[name] == theirs.get(name) for name in cls.model_fields)
+
+    def itself(self: Any, _memo: Any = None) -> Any:
+        return self
+
+    def reduce(self: Any) -> Any:
+        fields = {name: self.__dict__[name] for name in cls.model_fields}
+        return restore_plain, (cls, fields, self.__pydantic_fields_set__)
+
+    namespace: dict[str, Any] = {
+        "__slots__": (),
+        "__doc__": cls.__doc__,
+        "__setattr__": refuse_assignment,
+        "__delattr__": refuse_deletion,
+        "__eq__": same,
+        "__hash__": None,
+        "__copy__": itself,
+        "__deepcopy__": itself,
+        "__reduce__": reduce,
+    }
+    return derive(cls, cls, namespace)
+
+
+def derive(cls: type[Any], base: type[Any], namespace: dict[str, Any]) -> type[Any]:
+    """Make a subclass of *base* that looks like *cls* and keeps its schema and fields, without building them again."""
+    namespace = {
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+        "__reactstate_derived__": True,
+        **namespace,
+    }
+    return type.__new__(type(cls), cls.__name__, (base,), namespace)
 
 
 class ModelKind(Kind):
@@ -90,10 +118,13 @@ class ModelKind(Kind):
 
     Attributes:
         cls: The class.
+        frozen: The class of its published instances.
         type_name: The name under which it is stored; None for a plain model.
         schema_version: The version of its schema; 0 for a plain model.
         fields: The kind of each field.
         names: The fields' names, sorted.
+        known: The fields are known; until then the class is being defined.
+        validated: The class has validators of its own or of its fields.
         migrations: Functions over the raw document, by the version that they start from.
         guarded: The class has a ``check_transition`` of its own.
         rules: How pydantic validates its fields one by one.
@@ -104,6 +135,7 @@ class ModelKind(Kind):
     rules: Rules
     draft_class: type[Any] | None = None
     dead_class: type[Any]
+    guarded = False
 
     wire: frozenset[Wire] = frozenset(("object",))
     editable = True
@@ -116,59 +148,57 @@ class ModelKind(Kind):
         self.schema_version: int = getattr(cls, "__reactstate_schema_version__", 0)
         self.migrations: dict[int, Callable[[Any], Any]] = getattr(cls, "__reactstate_migrations__", {})
         self.fields: dict[str, Kind] = {}
+        self.size = 0
         self.known = False
         self.names: list[str] = []
-        self.guarded = False
-        self.strict = bool(cls.model_config.get("strict"))
+        found = cls.__pydantic_decorators__
+        self.validated = bool(
+            found.field_validators or found.model_validators or found.validators or found.root_validators
+        )
         self.versioned = self.type_name is not None
         self._encoders: list[tuple[str, Kind | None]] = []
 
     def complete(self, fields: dict[str, Kind]) -> None:
         """Take the kinds of the fields, once all are known."""
         self.fields = fields
+        self.size = len(fields)
         self.known = True
         self.names = sorted(fields)
         self._encoders = [(name, None if fields[name].plain else fields[name]) for name in self.names]
         self.versioned = self.versioned or any(kind.versioned for kind in fields.values())
         self.recursive = self.recursive or any(kind.recursive for kind in fields.values())
-        natural = all(kind.natural and not kind.custom for kind in fields.values())
-        self.natural = natural and not self.strict and not self.recursive and not self._has_own_validators()
+        # what a validator of the user's is given must not depend on how the document was written
+        self.natural = not self.validated and not self.recursive and all(kind.natural for kind in fields.values())
 
-    def takes_exact(self, name: str) -> bool:
-        """Say whether a value of exactly the declared type is valid for the field *name* as it is."""
-        info, config = self.cls.model_fields[name], self.cls.model_config
-        if self.fields[name].exact is None or info.metadata or info.frozen or name in self.rules.whole:
-            return False
-        return config.get("allow_inf_nan", True) and not any(name.startswith("str_") for name in config)
-
-    def _has_own_validators(self) -> bool:
-        found = self.cls.__pydantic_decorators__
-        return bool(found.field_validators or found.model_validators or found.validators or found.root_validators)
-
-    def prepare(self) -> None:
-        """Make what drafts need, when the first of them is made."""
+    def prepare(self) -> type[Any]:
+        """Make what drafts need, when the first of them is made, and return their class."""
         from reactstate.state.draft import make_draft_classes
         from reactstate.state.schema import Rules
 
         self.rules = Rules(self)
-        self.draft_class, self.dead_class = make_draft_classes(self)
+        made, self.dead_class = make_draft_classes(self)
+        self.draft_class = made
+        return made
+
+    @override
+    def parts(self) -> Sequence[Kind]:
+        return [self.fields[name] for name in self.names]
 
     # --- documents ------------------------------------------------------------------------------------------------
 
+    @override
     def encode(self, value: Any) -> Any:
         fields = value.__dict__
         return {name: fields[name] if kind is None else kind.encode(fields[name]) for name, kind in self._encoders}
 
+    @override
     def decode(self, document: Any) -> Any:
         if self.natural:
             return document
-        if not isinstance(document, dict):
-            raise DecodeError(f"an object is expected, not {type(document).__name__}")
+        if not is_object(document):
+            raise DecodeError(f"an object is expected, not {shown(document)}")
         kinds = self.fields
-        found = {
-            name: kinds[name].decode(part) if name in kinds else part for name, part in document.items()
-        }
-        return self.read(found) if self.strict else found
+        return {name: kinds[name].decode(part) if name in kinds else part for name, part in document.items()}
 
     def read(self, found: Any) -> Any:
         """Return the instance for the decoded fields *found*.
@@ -178,8 +208,9 @@ class ModelKind(Kind):
         """
         return self.cls.__pydantic_validator__.validate_python(found, extra="forbid", by_alias=False, by_name=True)
 
+    @override
     def migrate(self, document: Any, stored: dict[str, int]) -> Any:
-        if not self.versioned or not isinstance(document, dict):
+        if not self.versioned or not is_object(document):
             return document
         if self.type_name is not None and self.type_name in stored:
             document = self._migrate_own(document, stored[self.type_name])
@@ -190,7 +221,7 @@ class ModelKind(Kind):
         }
         return {**document, **moved}
 
-    def _migrate_own(self, document: Any, version: int) -> Any:
+    def _migrate_own(self, document: dict[str, Any], version: int) -> dict[str, Any]:
         name, current = self.type_name, self.schema_version
         if version > current:
             raise SchemaVersionError(
@@ -210,9 +241,15 @@ class ModelKind(Kind):
                     stored=version,
                     current=current,
                 )
-            document = step(document)
-            if not isinstance(document, dict):
-                raise DecodeError(f"the migration of {name!r} from version {version} returned no document")
+            try:
+                moved = step(document)
+            except Exception as exc:
+                raise DecodeError(
+                    f"the migration of {name!r} from version {version} raised {type(exc).__name__}: {exc}"
+                ) from exc
+            if not is_object(moved):
+                raise DecodeError(f"the migration of {name!r} from version {version} must return the document")
+            document = moved
             version += 1
         return document
 
@@ -229,58 +266,66 @@ class ModelKind(Kind):
 
     # --- values ---------------------------------------------------------------------------------------------------
 
+    @override
     def holds(self, value: Any) -> bool:
-        return type(value) is self.cls or type(value) is self.frozen
+        kind = type_of(value)
+        return kind is self.frozen or kind is self.cls
 
+    @override
     def seal(self, value: Any) -> Any:
-        kind = type(value)
+        kind = type_of(value)
         if kind is self.frozen:
             return value
         if kind is self.cls:
-            set_class(value, self.frozen)
-            return value
+            return self._frozen_copy(value)
         raise ValueError(
             f"a {kind.__name__} stands where {self.cls.__name__} is declared; "
-            f"declare the field as a union of both, told apart by a discriminator"
+            "declare the field as a union of both, told apart by a discriminator"
         )
 
+    def _frozen_copy(self, value: Any) -> Any:
+        """Freeze a plain model that a validator made: nobody else may hold what is published."""
+        fields = value.__dict__
+        missing = [name for name in self.fields if name not in fields]
+        if missing:
+            raise ValueError(f"a {self.cls.__name__} lacks {missing[0]!r}; make it with its constructor")
+        sealed = {name: kind.seal(fields[name]) for name, kind in self.fields.items()}
+        return assemble(self.frozen, sealed, value.__pydantic_fields_set__)
+
+    @override
     def depth(self, value: Any) -> int:
         if not self.recursive:
             return 1
         fields = value.__dict__
         return 1 + max((kind.depth(fields[name]) for name, kind in self.fields.items()), default=0)
 
+    @override
     def child(self, key: Any) -> Kind:
         return self.fields[key]
 
-    def token(self, key: Any) -> str:
-        return str(key)
-
+    @override
     def diff(self, old: Any, new: Any, path: Path, edits: list[Edit]) -> None:
         if old is new:
-            return
-        if type(old) is not type(new):
-            edits.append((path, old, new))
             return
         before, after = old.__dict__, new.__dict__
         for name, kind in self.fields.items():
             if before[name] is not after[name]:
                 kind.diff(before[name], after[name], (path, self, name), edits)
 
-    def make(self, fields: dict[str, Any], fields_set: set[str]) -> Any:
-        """Return an instance of validated *fields*, which become its own."""
-        return assemble(self.frozen, fields, fields_set)
-
+    @override
     def own(self, value: Any, owned: dict[int, Any]) -> Any:
         if id(value) in owned:
             return value
-        made = assemble(type(value), {name: value.__dict__[name] for name in self.fields}, value.__pydantic_fields_set__)
+        fields = {name: value.__dict__[name] for name in self.fields}
+        made = assemble(self.frozen, fields, value.__pydantic_fields_set__)
         owned[id(made)] = made
         return made
 
+    @override
     def part(self, value: Any, key: Any) -> Any:
         return value.__dict__[key]
 
+    @override
     def replaced(self, value: Any, key: Any, new: Any) -> Any:
         value.__dict__[key] = new
         return value

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeGuard, TypeVar
 
-import reactstate.state.containers  # noqa: F401 - registers the drafts of containers
+from typing_extensions import TypeVarTuple, Unpack
+
+import reactstate.state.sequence  # noqa: F401  # pyright: ignore[reportUnusedImport] - registers the drafts
 from reactstate.errors import StateValidationError
 from reactstate.state.document import check_depth
-from reactstate.state.draft import begin
+from reactstate.state.draft import begin, is_draft
 from reactstate.state.edits import Edit, invert_edits, render
 from reactstate.state.fieldtypes import MODELS, kind_of
+from reactstate.state.frozen import type_of
 from reactstate.state.state import State
 
 if TYPE_CHECKING:
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["OpenDraft", "Produced", "Recipe", "check_state_value", "edit_between", "produce", "run_recipe"]
 
 S = TypeVar("S", bound=State)
+Ts = TypeVarTuple("Ts")
 
 Recipe: TypeAlias = Callable[..., Any] | Mapping[str, Any]
 """A synchronous function of a draft, or a mapping of field names to values."""
@@ -56,7 +60,7 @@ class Produced(Generic[S]):
             self._inverse = render(invert_edits(self.edits), kind_of(type(self.state)), self.state)
         return self._inverse
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Any]:
         """Unpack as ``state, patch, inverse``."""
         return iter((self.state, self.patch, self.inverse))
 
@@ -64,7 +68,7 @@ class Produced(Generic[S]):
         return f"Produced(state={self.state!r}, patch={self.patch!r})"
 
 
-def produce(base: S, recipe: Recipe, *args: Any) -> Produced[S]:
+def produce(base: S, recipe: Callable[[S, Unpack[Ts]], object] | Mapping[str, Any], *args: *Ts) -> Produced[S]:
     """Return what *recipe* makes of *base*, which stays as it is.
 
     Args:
@@ -79,7 +83,7 @@ def produce(base: S, recipe: Recipe, *args: Any) -> Produced[S]:
     Raises:
         StateValidationError: A value does not fit, or a validator refused it.
         TransitionError: ``check_transition`` refused the change.
-        TypeError: The recipe is asynchronous.
+        TypeError: The recipe is asynchronous, or a generator function.
     """
     state, edits = run_recipe(base, recipe, args)
     return Produced(base, state, edits)
@@ -142,24 +146,31 @@ def _is_whole(result: Any, cls: type[Any]) -> bool:
     """Say whether a recipe returned a whole new state.
 
     Raises:
-        TypeError: It returned something to await.
+        TypeError: It returned something to await or to iterate over, so that its body has not run.
+        StateValidationError: It returned a state of a subclass, which the type does not declare.
     """
-    if type(result) is cls:
+    if type_of(result) is cls:
         return True
-    if inspect.isawaitable(result):
+    if inspect.isawaitable(result) or inspect.isasyncgen(result) or inspect.isgenerator(result):
         if inspect.iscoroutine(result):
             result.close()
-        raise TypeError("a recipe must not be asynchronous: await first, then update with what came")
+        raise TypeError("a recipe must be a plain function: await or collect first, then update with what came")
+    if isinstance(result, cls) and not is_draft(result):
+        raise StateValidationError(f"a {cls.__name__} is needed here, not a {type_of(result).__name__}")
     return False
 
 
+def _is_mapping(fields: object) -> TypeGuard[Mapping[Any, Any]]:
+    return isinstance(fields, Mapping)
+
+
 def _assign_fields(draft: Any, fields: Any, args: tuple[Any, ...]) -> None:
-    if not isinstance(fields, Mapping):
-        raise TypeError(f"a recipe is a function of a draft, or a mapping of fields, not a {type(fields).__name__}")
+    if not _is_mapping(fields):
+        raise TypeError(f"a recipe is a function of a draft, or a mapping of fields, not a {type_of(fields).__name__}")
     if args:
         raise TypeError("further arguments need a recipe that takes them")
     for name, value in fields.items():
-        if name not in type(draft).model_fields:
+        if name not in type_of(draft).model_fields:
             raise StateValidationError(f"{type(draft).__name__} has no field {name!r}")
         setattr(draft, name, value)
 
@@ -173,8 +184,7 @@ def edit_between(base: S, state: S) -> tuple[S, list[Edit]]:
     """
     kind = kind_of(type(base))
     edits: list[Edit] = []
-    if kind.recursive:
-        check_depth(kind, state)
+    check_depth(kind, state)
     kind.diff(base, state, None, edits)
     if not edits:
         return base, edits
@@ -189,8 +199,8 @@ def check_state_value(cls: type[S], state: Any) -> S:
     Raises:
         StateValidationError: It is not.
     """
-    if type(state) is not cls:
-        raise StateValidationError(f"a {cls.__name__} is needed here, not a {type(state).__name__}")
-    if kind_of(cls).recursive:
-        check_depth(kind_of(cls), state)
-    return state
+    if type_of(state) is not cls:
+        raise StateValidationError(f"a {cls.__name__} is needed here, not a {type_of(state).__name__}")
+    whole: S = state
+    check_depth(kind_of(cls), whole)
+    return whole

@@ -8,28 +8,37 @@ that an update validates one field or one element and never the whole state.
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, Any
+from datetime import date, datetime, time, timedelta
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args, get_origin
+from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 from pydantic_core import PydanticCustomError, SchemaValidator, core_schema
 
-from reactstate.state.frozen import FrozenDict, FrozenList, FrozenSet
-from reactstate.state.kinds import settle_time
+from reactstate.state.frozen import FrozenDict, FrozenList, FrozenSet, type_of
+from reactstate.state.kinds import standard_scalar
 from reactstate.state.maps import validate_map
+from reactstate.state.models import frozen_class, is_state_class, set_class
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from reactstate.state.kinds import Kind
     from reactstate.state.models import ModelKind
 
-__all__ = ["Rules", "element_validator", "harden", "opened"]
+__all__ = ["MAX_DIGITS", "Rules", "element_validator", "harden", "install", "opened"]
 
 Node = Any
 """A node of a core schema: a dict with a ``type``."""
 
+MAX_DIGITS = 4300
+"""The most digits of an int: CPython's own default limit, beyond which other programs could not read the JSON."""
+
 _HARDENED = "reactstate_hardened"
 _JSON_VALUE = "pydantic.types.JsonValue"
+_LARGEST = 10**MAX_DIGITS - 1
+_FUNCTIONS = frozenset(("function-after", "function-before", "function-wrap"))
+_UNIONS = frozenset(("union", "tagged-union"))
 
 
 class _Opened(threading.local):
@@ -43,6 +52,70 @@ class _Opened(threading.local):
 
 
 opened = _Opened()
+
+
+class _Opening:
+    """An after-validator of a State, which may assign to its own state while it runs."""
+
+    __slots__ = ("function",)
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __call__(self, state: Any, *info: Any) -> Any:
+        opened.states.append(state)
+        try:
+            return self.function(state, *info)
+        finally:
+            opened.states.pop()
+
+
+class _Guard:
+    """What stands around a model's validators: lets in what is published already, and publishes what comes out.
+
+    It stands around plain models, and around States with validators of their own; other States need none, since
+    pydantic takes an instance as it is.
+    """
+
+    __slots__ = ("_cls", "_kind", "_published")
+
+    def __init__(self, cls: type[Any]) -> None:
+        from reactstate.state.fieldtypes import kind_of
+
+        self._cls = cls
+        self._published = frozen_class(cls)
+        self._kind = kind_of(cls)
+
+    def __call__(self, value: Any, handler: Callable[[Any], Any]) -> Any:
+        if isinstance(value, BaseModel):
+            value = settle_model(value, (self._published, self._cls), self._cls.__name__)
+            if type_of(value) is self._published:
+                return value
+            # a plain model of somebody else's: what is published is made anew from its fields
+            value = {name: part for name, part in value.__dict__.items() if name in self._cls.model_fields}
+        made = handler(value)
+        if self._kind.validated or type_of(made) is not self._cls:
+            return self._kind.seal(made)
+        set_class(made, self._published)
+        return made
+
+
+def settle_model(value: Any, exact: Collection[type[Any]], declared: str) -> Any:
+    """Return the model *value*, or the value that it is a draft of, if it is of one of the types *exact*.
+
+    Raises:
+        PydanticCustomError: It is of another type, such as a subclass.
+    """
+    from reactstate.state.draft import settle
+
+    settled = settle(value)
+    if type_of(settled) in exact:
+        return settled
+    raise PydanticCustomError(
+        "undeclared_subclass",
+        "a {found} stands where {declared} is declared; declare a union of both with a discriminator",
+        {"found": type(value).__name__, "declared": declared},
+    )
 
 
 # --- hardening ----------------------------------------------------------------------------------------------------
@@ -81,67 +154,54 @@ class _Hardener:
     def _settler(self, node: Node) -> Callable[[Any], Any] | None:
         """Return what turns the result of *node* into its published form; None when it is already."""
         kind = node["type"]
-        if kind == "list":
-            return FrozenList
-        if kind == "dict":
-            return FrozenDict
-        if kind == "set":
-            return FrozenSet
-        if kind in {"datetime", "time"}:
-            return settle_time
+        if kind in _SETTLERS:
+            return _SETTLERS[kind][1]
         if kind == "definition-ref":
             target = self._definitions.get(node["schema_ref"])
-            return None if target is None else self._settler(target) if _model_in(target) else None
-        if kind in {"union", "tagged-union"}:
-            return _settle_by_type(self._models(node))
-        if kind in {"function-after", "function-before", "function-wrap", "chain", "model"}:
-            model = _model_in(node)
-            return None if model is None else _settle_by_type({model["cls"]})
-        return None
+            return self._settler(target) if target is not None and _model_in(target) is not None else None
+        if kind in _UNIONS:
+            return _settle_by_type(self._members(node))
+        model = _model_in(node)
+        return None if model is None or _is_guarded(model) else _settle_by_type([model])
 
-    def _models(self, node: Node) -> set[type[Any]]:
-        found: set[type[Any]] = set()
-        choices = node["choices"].values() if isinstance(node["choices"], dict) else node["choices"]
-        for choice in choices:
-            one = choice[0] if isinstance(choice, tuple) else choice
-            if one["type"] == "definition-ref":
-                one = self._definitions.get(one["schema_ref"], one)
-            if one["type"] in {"union", "tagged-union"}:
-                found |= self._models(one)
-            model = _model_in(one)
-            if model is not None:
-                found.add(model["cls"])
+    def _members(self, node: Node) -> list[Node]:
+        """Return the models, containers and scalars that a union is made of."""
+        found: list[Node] = []
+        for choice in _options(node["choices"]):
+            one: Node = self._definitions.get(str(choice.get("schema_ref")), choice)
+            if one["type"] in _UNIONS:
+                found.extend(self._members(one))
+            else:
+                found.append(_model_in(one) or one)
         return found
 
     def body(self, node: Node) -> Node:
         """Harden what is inside *node*."""
         kind = node["type"]
+        model = _model_in(node)
+        if model is not None and "ref" in node:
+            return self._class(node, model)
         if kind == "model":
             return self._model(node)
         if kind == "model-fields":
-            fields = {
-                name: {**field, "schema": self.slot(field["schema"])} for name, field in node["fields"].items()
-            }
+            fields = {name: {**field, "schema": self.slot(field["schema"])} for name, field in node["fields"].items()}
             return {**node, "fields": fields}
         if kind == "str":
             return {**node, "min_length": node.get("min_length", 0)}  # a constraint makes pydantic refuse surrogates
+        if kind == "int":
+            return _bounded(node)
         if kind == "function-wrap" and node["function"]["function"] is validate_map:
-            return {**node, "schema": self._entries(node["schema"])}
-        if kind == "function-after" and _is_state(_model_in(node)):
-            function = {**node["function"], "function": _opening(node["function"]["function"])}
-            return {**node, "schema": self.body(node["schema"]), "function": function}
-        if kind in {"union", "tagged-union"}:
+            # the dict between a Map and its entries is not kept, so it stays plain
+            return {**node, "schema": self._parts(node["schema"])}
+        if kind == "function-after" and model is not None and is_state_class(model["cls"]):
+            return {**node, "schema": self.body(node["schema"]), "function": _opening(node["function"])}
+        if kind in _UNIONS:
             return {**node, "choices": self._choices(node["choices"])}
         if kind == "json-or-python":
-            if str(node.get("ref", "")).startswith(_JSON_VALUE):
-                return {**node, "python_schema": self._json(node["python_schema"])}
-            return {**node, "python_schema": self.body(node["python_schema"])}
+            return self._json_or_python(node)
         if kind == "lax-or-strict":
-            return {
-                **node,
-                "lax_schema": self.body(node["lax_schema"]),
-                "strict_schema": self.body(node["strict_schema"]),
-            }
+            lax, strict = self.body(node["lax_schema"]), self.body(node["strict_schema"])
+            return {**node, "lax_schema": lax, "strict_schema": strict}
         return self._parts(node)
 
     def _parts(self, node: Node) -> Node:
@@ -150,40 +210,54 @@ class _Hardener:
         for place in ("items_schema", "keys_schema", "values_schema"):
             part = node.get(place)
             if isinstance(part, list):
-                changed[place] = [self.slot(one) for one in part]
+                changed[place] = [self.slot(one) for one in _options(part)]
             elif part is not None:
-                changed[place] = self.slot(part)
+                hashed = place == "keys_schema" or node["type"] in {"set", "frozenset"}
+                changed[place] = self.hashed(part) if hashed else self.slot(part)
         inner = node.get("schema")
-        if inner is not None and node["type"] != "model":
+        if inner is not None:
             changed["schema"] = self.body(inner)
         return changed
 
-    def _entries(self, node: Node) -> Node:
-        """Harden keys and values of a Map, but leave the dict between them plain: it is not kept."""
-        return self._parts(node)
+    def hashed(self, node: Node) -> Node:
+        """Harden the place of a key or of an element of a set, where NaN would never be found again."""
+        made = self.slot(node)
+        return core_schema.no_info_after_validator_function(_refuse_nan, made) if _has_nan(node) else made
 
     def _choices(self, choices: Any) -> Any:
         if isinstance(choices, dict):
-            return {tag: self.body(choice) for tag, choice in choices.items()}
+            return {tag: self.body(choice) for tag, choice in cast("dict[str, Node]", choices).items()}
         return [
             (self.body(choice[0]), *choice[1:]) if isinstance(choice, tuple) else self.body(choice)
             for choice in choices
         ]
 
-    def _json(self, node: Node) -> Node:
-        choices: dict[str, Node] = {}
-        for tag, choice in node["choices"].items():
-            made = self.slot(choice)
-            choices[tag] = {**made, "allow_inf_nan": False} if choice["type"] == "float" else made
-        return {**node, "choices": choices}
+    def _json_or_python(self, node: Node) -> Node:
+        if not str(node.get("ref", "")).startswith(_JSON_VALUE):
+            json, python = self.body(node["json_schema"]), self.body(node["python_schema"])
+            if python["type"] == "is-instance":
+                json = core_schema.no_info_wrap_validator_function(_accepting(python["cls"]), json)
+            return {**node, "json_schema": json, "python_schema": python}
+        union = node["python_schema"]
+        choices = {tag: self.slot(choice) for tag, choice in union["choices"].items()}
+        choices["float"] = {**choices["float"], "allow_inf_nan": False}
+        hardened = {**union, "choices": choices}
+        return {**node, "json_schema": hardened, "python_schema": hardened}
+
+    def _class(self, node: Node, model: Node) -> Node:
+        """Harden what pydantic made for a class: the model with its own validators around it."""
+        if model.get("metadata", {}).get(_HARDENED):
+            return node
+        if not _is_guarded(model):
+            return self._model(node)
+        inner = {name: part for name, part in node.items() if name != "ref"}
+        guard = core_schema.no_info_wrap_validator_function(_Guard(model["cls"]), self.body(inner))
+        return {**guard, "ref": node["ref"]}
 
     def _model(self, node: Node) -> Node:
-        metadata = {**node.get("metadata", {}), _HARDENED: True}
-        if node.get("metadata", {}).get(_HARDENED):
-            return node
-        hardened = {**node, "schema": self._fields(node), "metadata": metadata}
-        if not _is_state(node):
-            hardened["revalidate_instances"] = "always"  # so that nobody else holds what is published
+        hardened = {**node, "schema": self._fields(node), "metadata": {**node.get("metadata", {}), _HARDENED: True}}
+        if not is_state_class(node["cls"]):
+            hardened["config"] = {**node.get("config", {}), "validate_by_name": True}  # as a _Guard gives the fields
         return hardened
 
     def _fields(self, node: Node) -> Node:
@@ -205,6 +279,33 @@ class _Hardener:
         return visit(node["schema"])
 
 
+def _options(choices: Any) -> list[Node]:
+    """Return the schemas of a union or tuple, which pydantic gives as a list, perhaps with labels, or by tag."""
+    listed: list[Any] = [*choices.values()] if type_of(choices) is dict else choices
+    return [one[0] if type_of(one) is tuple else one for one in listed]
+
+
+def _accepting(cls: type[Any]) -> Callable[[Any, Any], Any]:
+    """Let instances pass where JSON is read: defaults are."""
+
+    def validate(value: Any, handler: core_schema.ValidatorFunctionWrapHandler) -> Any:
+        return value if isinstance(value, cls) else handler(value)
+
+    return validate
+
+
+def _opening(function: Node) -> Node:
+    if isinstance(function["function"], _Opening):
+        return function
+    return {**function, "function": _Opening(function["function"])}
+
+
+def _bounded(node: Node) -> Node:
+    low = {} if "ge" in node or "gt" in node else {"ge": -_LARGEST}
+    high = {} if "le" in node or "lt" in node else {"le": _LARGEST}
+    return {**node, **low, **high}
+
+
 def _sealed(node: Node, kind: Kind) -> Node:
     if node["type"] == "default":
         return {**node, "schema": _sealed(node["schema"], kind)}
@@ -213,64 +314,83 @@ def _sealed(node: Node, kind: Kind) -> Node:
 
 def _model_in(node: Node | None) -> Node | None:
     """Return the model node that validators stand around, or None."""
-    while node is not None and node["type"] in {"function-after", "function-before", "function-wrap"}:
+    while node is not None and node["type"] in _FUNCTIONS:
         node = node.get("schema")
     return node if node is not None and node["type"] == "model" else None
 
 
-def _is_state(model: Node | None) -> bool:
-    return model is not None and hasattr(model["cls"], "__reactstate_type_name__")
+def _is_guarded(model: Node) -> bool:
+    """Say whether a _Guard stands around the validators of a model."""
+    from reactstate.state.fieldtypes import kind_of
+
+    return not is_state_class(model["cls"]) or kind_of(model["cls"]).validated
 
 
-def _opening(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Let an after-validator of a State assign to its own state while it runs."""
-
-    def run(state: Any, *info: Any) -> Any:
-        opened.states.append(state)
-        try:
-            return function(state, *info)
-        finally:
-            opened.states.pop()
-
-    return run
+def _has_nan(node: Node) -> bool:
+    if node["type"] in {"float", "decimal"}:
+        return True
+    items = node.get("items_schema", [])
+    parts = [*_options(items if type_of(items) is list else [items]), *_options(node.get("choices", []))]
+    if "schema" in node:
+        parts.append(node["schema"])
+    return any(map(_has_nan, parts))
 
 
-def _settle_by_type(models: set[type[Any]]) -> Callable[[Any], Any]:
+def _refuse_nan(value: Any) -> Any:
+    if type_of(value) is tuple or type_of(value) is frozenset:
+        for part in value:
+            _refuse_nan(part)
+    elif value != value:  # noqa: PLR0124 - only NaN differs from itself
+        raise ValueError("NaN cannot be a key or an element of a set: it would never be found again")
+    return value
+
+
+def _settler_of(scalar: type[Any]) -> tuple[type[Any], Callable[[Any], Any]]:
+    kind = standard_scalar(scalar)
+    if kind is None:
+        raise TypeError(scalar)
+    return scalar, kind.settle
+
+
+_SETTLERS: dict[str, tuple[type[Any], Callable[[Any], Any]]] = {
+    "list": (list, FrozenList),
+    "dict": (dict, FrozenDict),
+    "set": (set, FrozenSet),
+    "bytes": _settler_of(bytes),
+    "date": _settler_of(date),
+    "datetime": _settler_of(datetime),
+    "time": _settler_of(time),
+    "timedelta": _settler_of(timedelta),
+    "uuid": _settler_of(UUID),
+}
+"""What pydantic may return of each type of node besides the declared type itself, and what publishes it."""
+
+
+def _settle_by_type(nodes: list[Node]) -> Callable[[Any], Any] | None:
     """Return what freezes the result of a place that several types, or models, may stand in."""
-    from reactstate.state.draft import settle
-    from reactstate.state.models import frozen_class, set_class
-
-    frozen = {cls: frozen_class(cls) for cls in models}
-    exact = frozenset(frozen.values())
+    models = [node["cls"] for node in nodes if node["type"] == "model"]
+    exact = frozenset(map(frozen_class, models))
+    names = " or ".join(sorted(cls.__name__ for cls in models))
+    scalars = [_SETTLERS[node["type"]] for node in nodes if node["type"] in _SETTLERS]
+    settlers: dict[type[Any], Callable[[Any], Any]] = dict(scalars)
+    if not models and not scalars:
+        return None
 
     def settle_one(value: Any) -> Any:
-        kind = type(value)
+        kind = type_of(value)
         if kind in exact:
             return value
-        if kind in frozen:
-            set_class(value, frozen[kind])
-            return value
+        settler = settlers.get(kind)
+        if settler is not None:
+            return settler(value)
         if isinstance(value, BaseModel):
-            settled = settle(value)
-            if type(settled) in exact:
-                return settled
-            names = " or ".join(sorted(cls.__name__ for cls in models))
-            raise PydanticCustomError(
-                "undeclared_subclass",
-                "a {found} stands where {declared} is declared; declare a union of both with a discriminator",
-                {"found": kind.__name__, "declared": names},
-            )
-        freezer = _FREEZERS.get(kind)
-        return value if freezer is None else freezer(value)
+            return settle_model(value, exact, names)
+        for declared, publish in scalars:
+            if isinstance(value, declared):
+                return publish(value)
+        return value
 
     return settle_one
-
-
-def _settle_moment(value: Any) -> Any:
-    return settle_time(value)
-
-
-_FREEZERS: dict[type, Callable[[Any], Any]] = {list: FrozenList, dict: FrozenDict, set: FrozenSet}
 
 
 # --- field by field -----------------------------------------------------------------------------------------------
@@ -293,44 +413,36 @@ class Rules:
         whole: The fields that are validated as a whole when something inside them changed.
         assign: Called with the fields, a name and a value; returns ``(fields, extra, names)`` with the validated value
             among the fields, or raises pydantic's ValidationError. What it is given stays as it is.
+        quick: The fields of which any value of exactly this type is valid and stays as it is: any bool or float, an
+            int of 64 bits, an ASCII str.
         plain: The model has no validators of its own.
         rebuild: Before or wrap validators make the model be validated as a whole when something in it changed.
     """
 
-    __slots__ = ("_after", "assign", "plain", "rebuild", "whole")
+    __slots__ = ("_after", "assign", "plain", "quick", "rebuild", "whole")
 
     def __init__(self, kind: ModelKind) -> None:
         cls = kind.cls
-        schema = cls.__pydantic_core_schema__
-        if not _is_state({"cls": cls}):
+        schema: Node = cls.__pydantic_core_schema__
+        if not is_state_class(cls):
             schema = harden(schema)
-        definitions: list[Node] = []
-        if schema["type"] == "definitions":
-            definitions, schema = schema["definitions"], schema["schema"]
-        if schema["type"] == "definition-ref":
-            schema = next(node for node in definitions if node["ref"] == schema["schema_ref"])
-        after: Node = {"type": "any"}
-        self.rebuild = False
-        around: list[Node] = []
-        while schema["type"] != "model":
-            around.append(schema)
-            schema = schema["schema"]
-        config = schema.get("config")
-        inner = schema["schema"]
+        definitions, around, model = _unwrapped(schema)
+        config = model.get("config")
+        self.rebuild = any(node["type"] != "function-after" for node in around)
+        inner = model["schema"]
         while inner["type"] != "model-fields":
             self.rebuild = True
             inner = inner["schema"]
+        after: Node = {"type": "any"}
         for node in reversed(around):
             if node["type"] == "function-after":
                 after = {"type": "function-after", "function": node["function"], "schema": after}
-            else:
-                self.rebuild = True
-        self.assign = _validator(inner, definitions, config).validate_assignment
+        self.assign: Callable[[Any, str, Any], Any] = _validator(inner, definitions, config).validate_assignment
         self._after = None if after["type"] == "any" else _validator(after, [], config)
         self.plain = self._after is None and not self.rebuild
-        self.whole = frozenset(
-            name for name in kind.fields if kind.fields[name].whole or name in _validated_fields(cls)
-        )
+        validated = _validated_fields(cls)
+        self.whole = frozenset(name for name, field in kind.fields.items() if field.whole or name in validated)
+        self.quick = {name: quick for name, field in inner["fields"].items() if (quick := _quick(field, config or {}))}
 
     def after(self, state: Any) -> Any:
         """Run the model's after-validators on *state* and return what they return.
@@ -341,6 +453,43 @@ class Rules:
         return state if self._after is None else self._after.validate_python(state)
 
 
+def _unwrapped(schema: Node) -> tuple[list[Node], list[Node], Node]:
+    """Return a class's definitions, the functions around its model, outermost first, and the model."""
+    definitions: list[Node] = []
+    if schema["type"] == "definitions":
+        definitions, schema = schema["definitions"], schema["schema"]
+    if schema["type"] == "definition-ref":
+        schema = next(node for node in definitions if node["ref"] == schema["schema_ref"])
+    around: list[Node] = []
+    while schema["type"] != "model":
+        if not isinstance(schema["function"]["function"], _Guard):
+            around.append(schema)
+        schema = schema["schema"]
+    return definitions, around, schema
+
+
+_QUICK: dict[str, tuple[type[Any], Node]] = {
+    "bool": (bool, {"type": "bool"}),
+    "int": (int, {"type": "int", "ge": -_LARGEST, "le": _LARGEST}),
+    "float": (float, {"type": "float"}),
+    "str": (str, {"type": "str", "min_length": 0}),
+}
+_HARMLESS = frozenset(("metadata", "ref", "serialization"))
+
+
+def _quick(field: Node, config: dict[str, Any]) -> type[Any] | None:
+    """Return the type of which every value is valid in *field* as it is, or None."""
+    node = field["schema"]
+    while node["type"] in {"default", "nullable"}:
+        node = node["schema"]
+    if field.get("frozen") or node["type"] not in _QUICK:
+        return None
+    if any(name.startswith("str_") or name == "allow_inf_nan" for name in config):
+        return None
+    kind, expected = _QUICK[node["type"]]
+    return kind if {name: part for name, part in node.items() if name not in _HARMLESS} == expected else None
+
+
 def _validator(schema: Node, definitions: list[Node], config: Any) -> SchemaValidator:
     if definitions:
         schema = {"type": "definitions", "schema": schema, "definitions": definitions}
@@ -349,25 +498,31 @@ def _validator(schema: Node, definitions: list[Node], config: Any) -> SchemaVali
 
 def element_validator(kind: Kind) -> SchemaValidator:
     """Return the validator of one element of *kind*, such as an item of a list."""
-    annotation = kind.annotation
+    owner = kind.owner
+    config = None if owner is None else _unwrapped(owner.__pydantic_core_schema__)[2].get("config")
+    schema: Node
     if kind.is_model:
-        return SchemaValidator(harden(annotation.__pydantic_core_schema__, root=False), None, _use_prebuilt=False)
-    config = ConfigDict(**kind.owner.model_config) if kind.owner is not None else ConfigDict()
-    config.pop("title", None)
-    schema = TypeAdapter(annotation, config=config).core_schema
-    core_config = core_schema.CoreConfig(
-        **{name: value for name, value in config.items() if name in core_schema.CoreConfig.__annotations__}
-    )
-    return SchemaValidator(harden(schema, root=False), core_config, _use_prebuilt=False)
+        schema = kind.annotation.__pydantic_core_schema__
+    elif owner is None or _is_annotated_model(kind.annotation):
+        schema = TypeAdapter(kind.annotation).core_schema
+    else:
+        settings = {name: value for name, value in owner.model_config.items() if name not in {"title", "defer_build"}}
+        schema = TypeAdapter(kind.annotation, config=cast("ConfigDict", settings)).core_schema
+    if not kind.hashed:
+        return SchemaValidator(harden(schema, root=False), config, _use_prebuilt=False)
+    return SchemaValidator(_Hardener({}).hashed(schema), config, _use_prebuilt=False)
+
+
+def _is_annotated_model(annotation: Any) -> bool:
+    if get_origin(annotation) is not Annotated:
+        return False
+    inside = get_args(annotation)[0]
+    return isinstance(inside, type) and issubclass(inside, BaseModel)
 
 
 def install(cls: type[Any]) -> None:
     """Give a State class its hardened schema and the validator made of it."""
     schema = harden(cls.__pydantic_core_schema__)
     cls.__pydantic_core_schema__ = schema
-    config = cls.model_config
-    core_config = core_schema.CoreConfig(
-        **{name: value for name, value in config.items() if name in core_schema.CoreConfig.__annotations__},
-        title=cls.__name__,
-    )
-    cls.__pydantic_validator__ = SchemaValidator(schema, core_config, _use_prebuilt=False)
+    config = _unwrapped(schema)[2].get("config")
+    cls.__pydantic_validator__ = SchemaValidator(schema, config, _use_prebuilt=False)

@@ -10,7 +10,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from reactstate.errors import ConflictError, StateNotFoundError, StateValidationError
 from reactstate.state.change import DROPPED, ChangeType, StateChange, VersionedState
@@ -154,12 +154,12 @@ class Timeline(Generic[S]):
         self._extend = self.history.extend
         self.pending: deque[StateChange[S]] = deque()
         self.state: S | None = None
-        self.version = 0
+        self.version: int = 0
         nothing: StateChange[S] = StateChange(0, ChangeType.DELETE, None, [], 0, None, None, None)
         self.head = nothing
         self.tip = nothing
         self.tip_state: S | None = None
-        self.tip_version = 0
+        self.tip_version: int = 0
         self.undoable: list[int] = []
         self.undone: list[int] = []
         self._time_ns = clock.time_ns
@@ -262,8 +262,8 @@ class Timeline(Generic[S]):
         if target is None:
             return
         source, goal = (self.undoable, self.undone) if change._what == "undo" else (self.undone, self.undoable)
-        if target in source:
-            source.remove(target)
+        if source and source[-1] == target:  # else what is kept of the history begins after it
+            source.pop()
         goal.append(target)
 
     def current(self) -> VersionedState[S]:
@@ -279,7 +279,7 @@ class Timeline(Generic[S]):
 
         Where several threads write, it is called under their lock.
         """
-        seen: Timeline[S] = object.__new__(Timeline)
+        seen = cast("Timeline[S]", object.__new__(Timeline))
         for name in Timeline.__slots__:
             setattr(seen, name, getattr(self, name))
         seen.tip, seen.tip_state, seen.tip_version = self.head, self.state, self.version
@@ -445,4 +445,3 @@ class Timeline(Generic[S]):
 
 Planner = Callable[[Timeline[S]], Plan[S] | None]
 """Says what the next change of a timeline is to be; None for no change."""
-
