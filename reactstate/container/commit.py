@@ -210,17 +210,18 @@ class Committer(Generic[S]):
         if isinstance(written, asyncio.Future):
             pending: asyncio.Future[None] = written
         else:
+            rest: Awaitable[None] = written
             if not isinstance(written, Coroutine):  # what is done already needs no task
                 step = written.__await__()
                 try:
-                    written = _Begun(next(step), step)
+                    rest = _Begun(next(step), step)
                 except StopIteration:
                     then(None)
                     return
                 except Exception as exc:  # the error of the write, passed on to those who wait
                     then(exc)
                     return
-            pending = self._loop.create_task(_wait_for(written))
+            pending = self._loop.create_task(_wait_for(rest))
         if pending.done():
             then(_error_of(pending))
         else:

@@ -227,9 +227,13 @@ class StateContainer(Lifecycle[S]):
                 action = None
             if committer is None:
                 change = timeline.advance(state, edits, actor, action, tags)
-                shown = VersionedState(state, change, timeline._created_ns)
-                self._shown(change)
-                return shown
+                broadcast = self._broadcast
+                if broadcast._live or broadcast._ring:
+                    broadcast.publish(change, change._version)
+                self._notifier.deliver(change)
+                if self._snapshots:
+                    self._consider_snapshot(change)
+                return VersionedState(state, change, timeline._created_ns)
             change = timeline.push(_UPDATE, state, edits, actor, action, tags)
             made = await committer.wait(change)
             if made is not None:

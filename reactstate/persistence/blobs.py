@@ -1,12 +1,19 @@
-"""Named blobs as files: written whole, atomically and durably, and checked when they are read."""
+"""Named blobs as files: written whole, atomically and durably, and checked when they are read.
+
+Contract
+    Writes and removals come one after another, each to its end: one whose caller is cancelled is carried out all the
+    same, before the next. Damage to one blob is met by who reads it; listing passes it over with a warning.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from typing import TYPE_CHECKING
 
-from reactstate.errors import ClosedError, StorageError
+from reactstate.errors import ClosedError, CorruptionError, StorageError
+from reactstate.persistence.finishing import finish
 from reactstate.persistence.names import BLOB_DIRECTORY, blob_file, blob_name, check_blob_name
 from reactstate.persistence.protocol import BlobInfo
 from reactstate.persistence.sealing import FILE_HEADER_SIZE
@@ -17,6 +24,8 @@ if TYPE_CHECKING:
     from reactstate.persistence.sealing import Sealing
 
 __all__ = ["BlobFolder"]
+
+_LOGGER = logging.getLogger("reactstate.persistence")
 
 
 class BlobFolder:
@@ -39,6 +48,9 @@ class BlobFolder:
         """Store *data* under *name*."""
         path = self._path(name)
         packed = self._sealing.pack_blob(name, data, self._clock.time_ns())
+        await finish(self._put(path, packed))
+
+    async def _put(self, path: str, packed: bytes) -> None:
         async with self.writing:
             self._check()
             try:
@@ -72,7 +84,10 @@ class BlobFolder:
         return sorted(name for file in files if (name := blob_name(file)) is not None)
 
     def infos(self, prefix: str) -> list[BlobInfo]:
-        """Return the blobs whose name starts with *prefix*, by name; reads the header of each."""
+        """Return the blobs whose name starts with *prefix*, by name; reads the header of each.
+
+        One whose header is damaged is passed over: its size and time are not known, and the others are whole.
+        """
         infos: list[BlobInfo] = []
         for name in self.names():
             if not name.startswith(prefix):
@@ -88,13 +103,19 @@ class BlobFolder:
                 continue
             except OSError as exc:
                 raise StorageError(f"the blob {path!r} could not be read: {exc}", path=path) from exc
-            header = self._sealing.blob_header(data, path)
+            try:
+                header = self._sealing.blob_header(data, path)
+            except CorruptionError as exc:
+                _LOGGER.warning("passing over a damaged blob: %s", exc)
+                continue
             infos.append(BlobInfo(name, header.size_bytes, header.number))
         return infos
 
     async def delete(self, name: str) -> bool:
         """Remove the blob, durably; say whether it was there."""
-        path = self._path(name)
+        return await finish(self._delete(self._path(name)))
+
+    async def _delete(self, path: str) -> bool:
         async with self.writing:
             self._check()
             return await asyncio.to_thread(self._remove, path)

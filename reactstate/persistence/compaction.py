@@ -1,4 +1,4 @@
-"""Which files a compaction leaves, and the removal of the others.
+"""Storing a full snapshot, which files the compaction that follows leaves, and the removal of the others.
 
 Contract
     Files are removed only after the segment whose header names the new horizon is durable, so that a crash at any
@@ -12,18 +12,45 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
+from reactstate.errors import StorageError
 from reactstate.persistence.names import segment_file, snapshot_file
 
 if TYPE_CHECKING:
     from reactstate.persistence.filesystem import FileSystem
     from reactstate.persistence.journal import Journal
 
-__all__ = ["next_horizon", "tidy"]
+__all__ = ["next_horizon", "store", "tidy"]
 
 _SPARE_SNAPSHOTS = 4
 """About how many snapshots are kept between the oldest record that is wanted and the newest."""
 
 _LOGGER = logging.getLogger("reactstate.persistence")
+
+
+async def store(files: FileSystem, path: str, data: bytes, journal: Journal, *, anew: bool) -> None:
+    """Write the snapshot file *path*; with *anew* the open segment of *journal* does not go with it.
+
+    Raises:
+        StorageError: The system refused, and the snapshot that was there, if any, still counts.
+        UnknownOutcomeError: The system failed, and the snapshot may have taken its place in front of a journal that
+            does not go with it; the journal is not written any more.
+    """
+    try:
+        await files.replace_file(path, data)
+    except OSError as exc:
+        if anew and await _may_hold(files, path, data):
+            raise journal.fail(exc) from exc
+        raise StorageError(f"the snapshot {path!r} could not be written: {exc}", path=path) from exc
+
+
+async def _may_hold(files: FileSystem, path: str, data: bytes) -> bool:
+    """Whether a replacement that failed may have taken place all the same."""
+    try:
+        return await files.read_file(path) == data
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
 
 
 def next_horizon(horizon: int, snapshots: list[int], keep_since: int) -> int:

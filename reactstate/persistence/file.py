@@ -21,12 +21,13 @@ Concurrency
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import math
 import os
 import threading
 import weakref
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from reactstate.clock import SystemClock
 from reactstate.errors import (
@@ -42,8 +43,9 @@ from reactstate.errors import (
     WrongContextError,
 )
 from reactstate.persistence.blobs import BlobFolder
-from reactstate.persistence.compaction import next_horizon, tidy
+from reactstate.persistence.compaction import next_horizon, store, tidy
 from reactstate.persistence.filesystem import LocalFileSystem
+from reactstate.persistence.finishing import finish
 from reactstate.persistence.flusher import Batch, Flusher, done
 from reactstate.persistence.following import follow
 from reactstate.persistence.frames import MAX_PAYLOAD_BYTES
@@ -51,7 +53,7 @@ from reactstate.persistence.journal import Journal, Turn
 from reactstate.persistence.names import LOCK_FILE, snapshot_file
 from reactstate.persistence.protocol import StatePersistence
 from reactstate.persistence.recovery import Archive
-from reactstate.persistence.salvage import recover, verify
+from reactstate.persistence.salvage import recover, refuse_unless_empty, verify
 from reactstate.persistence.sealing import Sealing
 
 if TYPE_CHECKING:
@@ -86,7 +88,8 @@ class FilePersistence(StatePersistence[S], Generic[S]):
         flush_interval: Seconds between two syncs with ``"interval"``.
         read_only: Only read, while another process may write.
         encryption: The keys, such as ``AesGcmEncryption``; without it the files are in the clear. Names of files and
-            blobs, sizes, versions and times of blobs are always in the clear.
+            blobs, sizes, versions and times of blobs are always in the clear. A directory that was written in the
+            clear does not open with keys, since somebody may have put it there: copy it with ``recover(to=...)``.
         filesystem: The file system, for tests; the local one by default.
         clock: Where time comes from, for tests.
 
@@ -125,7 +128,7 @@ class FilePersistence(StatePersistence[S], Generic[S]):
         self._saving = asyncio.Lock()
         self._journal: Journal | None = None
         self._flusher: Flusher | None = None
-        self._lock: HeldLock | None = None
+        self._preparing: asyncio.Future[Journal] | None = None
         self._finalizer: weakref.finalize[[], FilePersistence[S]] | None = None
         self._ticking: asyncio.Task[None] | None = None
         self._schema: SchemaTag | None = None
@@ -162,23 +165,25 @@ class FilePersistence(StatePersistence[S], Generic[S]):
             raise AlreadyOpenError("this persistence is open already; close it and make a new one to read it again")
         self._loading = True
         try:
-            self._lock = self._claim()
+            if self._preparing is not None:
+                # A load that was cancelled is about to let the directory go.
+                await asyncio.wait([self._preparing])
+            lock = self._claim()
             try:
                 found = self._archive.scan()
                 recovered = await self._archive.load(found, history)
-                # Everything is known to be readable now, so that changing files cannot take away what an error needs.
-                self._journal = await asyncio.to_thread(self._prepare, found, recovered)
             except BaseException:
-                self._lock.release()
-                self._lock = None
+                lock.release()
                 raise
+            # Everything is known to be readable now, so that changing files cannot take away what an error needs.
+            self._journal = await self._prepared(found, recovered, lock)
         finally:
             self._loading = False
         loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._process = os.getpid()
         # The thread that writes releases the lock, so that nobody else writes while it still might.
-        self._flusher = Flusher(self._journal, self._durability, loop, self._lock.release)
+        self._flusher = Flusher(self._journal, self._durability, loop, lock.release)
         self._flusher.start()
         self._finalizer = weakref.finalize(self, self._flusher.abandon)
         self._finalizer.atexit = False
@@ -197,6 +202,20 @@ class FilePersistence(StatePersistence[S], Generic[S]):
                 "read_only=True",
                 path=self._path,
             ) from exc
+
+    async def _prepared(self, found: Scan, recovered: Recovered | None, lock: HeldLock) -> Journal:
+        """Return the journal ready to be written, or release *lock*, which a thread needs until it is done."""
+        loop = asyncio.get_running_loop()
+        # Not a task: nothing but the thread's end ends it.
+        preparing = self._preparing = loop.run_in_executor(None, self._prepare, found, recovered)
+        try:
+            return await asyncio.shield(preparing)
+        except BaseException:
+            if preparing.done():
+                _give_up(preparing, lock)
+            else:
+                preparing.add_done_callback(functools.partial(_give_up, lock=lock))
+            raise
 
     def _prepare(self, found: Scan, recovered: Recovered | None) -> Journal:
         """Cut off what was torn, remove what was left over, and return the journal ready to be written."""
@@ -339,6 +358,10 @@ class FilePersistence(StatePersistence[S], Generic[S]):
             StorageFailedError: An earlier write has an unknown outcome.
         """
         self._writer()
+        # Half of it would leave a snapshot that the journal does not go with.
+        await finish(self._save(snapshot, keep_since))
+
+    async def _save(self, snapshot: Snapshot, keep_since: int) -> None:
         async with self._saving:
             journal, flusher = self._writer()
             switch = self._schema is not None and snapshot.schema != self._schema
@@ -353,23 +376,21 @@ class FilePersistence(StatePersistence[S], Generic[S]):
                         f"a snapshot that changes the schema must be of the newest version {journal.last_version}"
                     )
                 counted = journal.frame_bytes
-                await self._store(snapshot.version, data)
+                anew = switch or snapshot.version > journal.last_version
+                await store(self._files, self._archive.path(snapshot_file(snapshot.version)), data, journal, anew=anew)
                 snapshots = sorted({*self._snapshots, snapshot.version})
                 horizon = next_horizon(journal.horizon, snapshots, keep_since)
                 await flusher.turn(Turn(dict(snapshot.schema), snapshot.version, horizon, anew=switch))
+            except asyncio.CancelledError as exc:
+                # The event loop ends, and nobody will see what became of the steps that are under way.
+                journal.fail(exc)
+                raise
             finally:
                 self._switching = False
             self._schema = dict(snapshot.schema)
             self._snapshot_bytes = len(data)
             self._counted_bytes = counted
             self._snapshots = await asyncio.to_thread(tidy, self._files, self._path, journal, snapshots, keep_since)
-
-    async def _store(self, version: int, data: bytes) -> None:
-        path = self._archive.path(snapshot_file(version))
-        try:
-            await self._files.replace_file(path, data)
-        except OSError as exc:
-            raise StorageError(f"the snapshot {path!r} could not be written: {exc}", path=path) from exc
 
     @property
     def compaction_due(self) -> bool:
@@ -501,37 +522,44 @@ class FilePersistence(StatePersistence[S], Generic[S]):
         self._check_context()
         return await verify(self._archive, self._blobs, self._limit())
 
-    async def recover(self, *, to: str | os.PathLike[str]) -> RecoverReport:
-        """Write everything that is whole into the new directory *to*, which then opens; change nothing here.
+    async def recover(self, *, to: str | os.PathLike[str] | FilePersistence[Any]) -> RecoverReport:
+        """Write everything that is whole into a new directory, which then opens; change nothing here.
+
+        It is also the way to other settings for all that is stored: with ``to=FilePersistence(path, encryption=...)`` a
+        directory in the clear becomes an encrypted one, with its history, snapshots and blobs.
+
+        Args:
+            to: The new directory, written with the settings of this persistence; or a persistence, not open yet, with
+                settings of its own. It is closed at the end.
 
         Raises:
             StorageError: *to* is not empty, or cannot be written, or there is nothing to recover.
+            ReadOnlyError: *to* is a persistence that only reads.
             CodecError: Bytes need a key, library or version that is not there.
         """
         self._check_context()
-        target: FilePersistence[S] = FilePersistence(
-            to,
-            format=self._sealing.codec.format,
-            compression=self._sealing.codec.compression,
-            encryption=self._sealing.codec.encryption,
-            filesystem=self._files,
-            clock=self._clock,
+        codec = self._sealing.codec
+        target: FilePersistence[Any] = (
+            to
+            if isinstance(to, FilePersistence)
+            else FilePersistence(
+                to,
+                codec.format,
+                codec.compression,
+                encryption=codec.encryption,
+                filesystem=self._files,
+                clock=self._clock,
+            )
         )
-        target._refuse_unless_empty()
+        if target.read_only:
+            raise ReadOnlyError(
+                f"{target._path!r} was opened with read_only=True; recover into one that can be written"
+            )
+        refuse_unless_empty(target._files, target._path)
         try:
             return await recover(self._archive, self._blobs, self._limit(), target)
         finally:
             await target.aclose()
-
-    def _refuse_unless_empty(self) -> None:
-        try:
-            names = self._files.list_directory(self._path)
-        except FileNotFoundError:
-            return
-        except OSError as exc:
-            raise StorageError(f"{self._path!r} cannot be read: {exc}", path=self._path) from exc
-        if names:
-            raise StorageError(f"{self._path!r} is not empty; recover into a new directory", path=self._path)
 
     # --- closing ------------------------------------------------------------------------------------------------
 
@@ -580,6 +608,13 @@ class FilePersistence(StatePersistence[S], Generic[S]):
             _LOGGER.error("the changes of the last %s s may not be durable: %s", self._flush_interval, exc)  # noqa: TRY400 - the error names the cause
             return False
         return True
+
+
+def _give_up(preparing: asyncio.Future[Journal], lock: HeldLock) -> None:
+    """Close what a load that failed or was cancelled has opened."""
+    if preparing.exception() is None:
+        preparing.result().abandon()
+    lock.release()
 
 
 async def _sync_regularly(owner: weakref.ref[FilePersistence[S]], clock: Clock, seconds: float) -> None:

@@ -2,7 +2,9 @@
 
 Contract
     Whole files (snapshots, blobs, exports) are read and replaced by coroutines; ``replace_file`` is atomic and
-    durable. The few small operations of the journal are synchronous and are called by the thread that owns the handle.
+    durable. Cancelling one of them stops the waiting only: the steps run in one thread, which goes on to their end and
+    closes what it opened. Callers that write a path again must therefore wait for the write before; see
+    ``reactstate.persistence.finishing``. The few small operations of the journal are synchronous and are called by the thread that owns the handle.
     Every failure is an ``OSError``; the callers turn it into a typed error with the path. Handles are used by one
     thread at a time.
 
@@ -20,7 +22,6 @@ import os
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Protocol
 
-import aiofiles
 import filelock
 
 from reactstate.errors import AlreadyOpenError
@@ -28,7 +29,7 @@ from reactstate.errors import AlreadyOpenError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["FileSystem", "HeldLock", "LocalFileSystem", "pick_pread", "pick_pwrite", "pick_sync"]
+__all__ = ["FileSystem", "HeldLock", "LocalFileSystem", "pick_pread", "pick_pwrite", "pick_sync", "write_all"]
 
 _TEMPORARY = itertools.count()
 _BINARY: int = getattr(os, "O_BINARY", 0)
@@ -86,7 +87,7 @@ class FileSystem(ABC):
         """Read up to *size* bytes at *offset*; fewer only at the end of the file."""
 
     @abstractmethod
-    def pwrite(self, handle: int, data: bytes, offset: int) -> int:
+    def pwrite(self, handle: int, data: bytes | memoryview, offset: int) -> int:
         """Write *data* at *offset* and return how many bytes were taken, which may be fewer."""
 
     @abstractmethod
@@ -104,6 +105,22 @@ class FileSystem(ABC):
     @abstractmethod
     def lock(self, path: str) -> HeldLock:
         """Take the lock at once, for as long as this process lives (AlreadyOpenError when another holds it)."""
+
+
+def write_all(files: FileSystem, handle: int, data: bytes | memoryview, offset: int) -> None:
+    """Write *data* at *offset*, going on after short writes.
+
+    Raises:
+        OSError: The system refused, or took nothing.
+    """
+    taken = files.pwrite(handle, data, offset)
+    if taken < len(data):
+        data = memoryview(data)
+    while taken < len(data):
+        more = files.pwrite(handle, data[taken:], offset + taken)
+        if more <= 0:
+            raise OSError(5, "the file system takes no more bytes")
+        taken += more
 
 
 def pick_sync(control: Any, system: Any) -> Callable[[int], None]:
@@ -137,13 +154,13 @@ def pick_pread(system: Any) -> Callable[[int, int, int], bytes]:
     return seek_and_read
 
 
-def pick_pwrite(system: Any) -> Callable[[int, bytes, int], int]:
+def pick_pwrite(system: Any) -> Callable[[int, bytes | memoryview, int], int]:
     """Return a positioned write of the module *system* (os), made of two calls where it has none (Windows)."""
-    found: Callable[[int, bytes, int], int] | None = getattr(system, "pwrite", None)
+    found: Callable[[int, bytes | memoryview, int], int] | None = getattr(system, "pwrite", None)
     if found is not None:
         return found
 
-    def seek_and_write(handle: int, data: bytes, offset: int) -> int:
+    def seek_and_write(handle: int, data: bytes | memoryview, offset: int) -> int:
         system.lseek(handle, offset, os.SEEK_SET)
         taken: int = system.write(handle, data)
         return taken
@@ -168,24 +185,35 @@ class LocalFileSystem(FileSystem):
     """The operating system's files: 0600, in directories of 0700."""
 
     async def read_file(self, path: str) -> bytes:
-        """Read through aiofiles, so that a large snapshot does not hold up the event loop."""
-        async with aiofiles.open(path, "rb") as file:
-            return await file.read()
+        """Read in a thread, so that a large snapshot does not hold up the event loop."""
+        return await asyncio.to_thread(self._read_whole, path)
+
+    def _read_whole(self, path: str) -> bytes:
+        handle = self.open(path)
+        try:
+            return self.pread(handle, self.size(handle), 0)
+        finally:
+            self.close(handle)
 
     async def replace_file(self, path: str, data: bytes) -> None:
         """Write a temporary file beside *path*, sync it, rename it over *path* and sync the directory."""
+        await asyncio.to_thread(self._replace, path, data)
+
+    def _replace(self, path: str, data: bytes) -> None:
         temporary = f"{path}.{os.getpid()}-{next(_TEMPORARY)}.tmp"
+        handle = self.open(temporary, write=True, create=True)
         try:
-            async with aiofiles.open(temporary, "wb", opener=_private) as file:
-                await file.write(data)
-                await file.flush()
-                await asyncio.to_thread(self.sync, file.fileno())
-            await asyncio.to_thread(os.replace, temporary, path)
+            try:
+                write_all(self, handle, data, 0)
+                self.sync(handle)
+            finally:
+                self.close(handle)
+            os.replace(temporary, path)  # noqa: PTH105 - paths are strings in this module
         except BaseException:
             with contextlib.suppress(OSError):
-                os.unlink(temporary)  # noqa: PTH108 - paths are strings in this module
+                os.unlink(temporary)  # noqa: PTH108 - as above
             raise
-        await asyncio.to_thread(self.sync_directory, os.path.dirname(path))  # noqa: PTH120 - as above
+        self.sync_directory(os.path.dirname(path))  # noqa: PTH120 - as above
 
     def make_directory(self, path: str) -> None:
         """Create what is missing, and make the new names durable in their parents."""
@@ -242,7 +270,7 @@ class LocalFileSystem(FileSystem):
         """Cut the file."""
         os.ftruncate(handle, size)
 
-    def pwrite(self, handle: int, data: bytes, offset: int) -> int:
+    def pwrite(self, handle: int, data: bytes | memoryview, offset: int) -> int:
         """Write once; the system may take fewer bytes."""
         return _pwrite(handle, data, offset)
 
@@ -267,7 +295,3 @@ class LocalFileSystem(FileSystem):
         except NotImplementedError as exc:  # pragma: no cover - systems without file locks
             raise OSError(38, "the file system does not offer locks", path) from exc
         return lock
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | _CLOEXEC, 0o600)

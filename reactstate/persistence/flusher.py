@@ -33,6 +33,7 @@ from reactstate.errors import ReactStateError, StorageError
 from reactstate.persistence.journal import Turn
 
 if TYPE_CHECKING:
+    from _thread import LockType
     from collections.abc import Awaitable, Callable, Generator
 
     from reactstate.persistence.journal import Journal
@@ -72,7 +73,7 @@ def done() -> Awaitable[None]:
 class Batch:
     """The records of one append, encoded: *count* of them from version *first* on."""
 
-    __slots__ = ("awaited", "count", "done", "error", "first", "future", "parts", "schema")
+    __slots__ = ("count", "done", "error", "first", "future", "parts", "schema", "signal")
 
     def __init__(self, first: int, count: int, parts: bytes, schema: SchemaTag) -> None:
         self.first = first
@@ -82,20 +83,20 @@ class Batch:
         self.done = False
         self.error: BaseException | None = None
         self.future: asyncio.Future[None] | None = None
-        self.awaited = False
+        self.signal: LockType | None = None
 
 
 class _Order:
     """Something else for the thread to do, between the batches before and after it."""
 
-    __slots__ = ("awaited", "done", "error", "future", "turn")
+    __slots__ = ("done", "error", "future", "signal", "turn")
 
     def __init__(self, turn: Turn | None) -> None:
         self.turn = turn
         self.future: asyncio.Future[None] | None = None
         self.done = False
         self.error: BaseException | None = None
-        self.awaited = False
+        self.signal: LockType | None = None
 
 
 class _End(_Order):
@@ -124,7 +125,6 @@ class Flusher:
         "_mutex",
         "_on_end",
         "_pulse_s",
-        "_signal",
         "_submitted",
         "_thread",
     )
@@ -141,9 +141,6 @@ class Flusher:
         self._submitted = 0
         self._finished = 0
         self._mutex = allocate_lock()
-        # Released by the thread for the one batch that the loop is held for.
-        self._signal = allocate_lock()
-        self._signal.acquire()
         self._pulse_s = 0.0
         self._thread = threading.Thread(target=self._run, name="reactstate-flusher", daemon=True)
 
@@ -161,16 +158,15 @@ class Flusher:
             batch.future = self._loop.create_future()
             self._jobs.put(batch)
             return batch.future
-        batch.awaited = True
+        # One lock a batch: were it shared, a wait that an exception ends would leave a signal for the next one.
+        signal = batch.signal = allocate_lock()
+        signal.acquire()
         self._jobs.put(batch)
-        if not self._signal.acquire(timeout=PATIENCE_S):
+        if not signal.acquire(timeout=PATIENCE_S):
             with self._mutex:
                 if not batch.done:
-                    batch.awaited = False
                     batch.future = self._loop.create_future()
                     return batch.future
-            # It was done between the two lines above, and the signal was given.
-            self._signal.acquire()
         return _DONE if batch.error is None else _Done(batch.error)
 
     async def sync(self) -> None:
@@ -313,10 +309,10 @@ class Flusher:
                 if error is not None:
                     job.error = error if index == 0 else _twin(error)
                 job.done = True
-                if job.awaited:
-                    self._signal.release()
-                elif job.future is not None:
+                if job.future is not None:
                     later.append(job)
+                elif job.signal is not None:
+                    job.signal.release()
         if later:
             # The loop is closed when its program ended without closing the persistence; nobody waits then.
             with contextlib.suppress(RuntimeError):

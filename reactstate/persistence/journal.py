@@ -20,6 +20,7 @@ import os
 from typing import TYPE_CHECKING
 
 from reactstate.errors import StorageError, StorageFailedError, UnknownOutcomeError
+from reactstate.persistence.filesystem import write_all
 from reactstate.persistence.frames import CONTINUES, associated_data, pack_durable, pack_frame, pack_segment
 from reactstate.persistence.names import DURABLE_FILE, segment_file
 
@@ -28,24 +29,10 @@ if TYPE_CHECKING:
     from reactstate.persistence.protocol import SchemaTag
     from reactstate.persistence.sealing import Sealing
 
-__all__ = ["Journal", "Turn", "write_all"]
+__all__ = ["Journal", "Turn"]
 
 _STEP = 1 << 16
 _LOGGER = logging.getLogger("reactstate.persistence")
-
-
-def write_all(files: FileSystem, handle: int, data: bytes, offset: int) -> None:
-    """Write *data* at *offset*, going on after short writes.
-
-    Raises:
-        OSError: The system refused, or took nothing.
-    """
-    taken = files.pwrite(handle, data, offset)
-    while taken < len(data):
-        more = files.pwrite(handle, data[taken:], offset + taken)
-        if more <= 0:
-            raise OSError(5, "the file system takes no more bytes")
-        taken += more
 
 
 class Turn:
@@ -214,7 +201,7 @@ class Journal:
         try:
             self._files.sync(self._handle)
         except OSError as exc:
-            raise self._fail(exc) from exc
+            raise self.fail(exc) from exc
         self.durable = self.offset
 
     def publish(self) -> None:
@@ -269,7 +256,7 @@ class Journal:
             horizon,
             self._sealing.seal_schema(turn.schema, serial),
         )
-        handle = self._create(path, header, keep_going=not anew)
+        handle = self._create(path, header, keep_going=not anew or turn.version == self.serial == 0)
         if self._handle >= 0:
             if self._allocated > self.offset:
                 with contextlib.suppress(OSError):
@@ -296,9 +283,9 @@ class Journal:
         except OSError as exc:
             if handle >= 0:
                 self._discard(handle, path, exc)
-            if self.serial and not keep_going:
-                # The snapshot on disk is of another schema than the open segment: only a restart can bring them together.
-                raise self._fail(exc) from exc
+            if not keep_going:
+                # The snapshot on disk does not go with the open segment: only a restart can bring them together.
+                raise self.fail(exc) from exc
             raise StorageError(f"the journal segment {path!r} could not be created: {exc}", path=path) from exc
         try:
             self._files.sync(handle)
@@ -306,7 +293,7 @@ class Journal:
         except OSError as exc:
             with contextlib.suppress(OSError):
                 self._files.close(handle)
-            raise self._fail(exc) from exc
+            raise self.fail(exc) from exc
         return handle
 
     def _discard(self, handle: int, path: str, cause: OSError) -> None:
@@ -316,7 +303,7 @@ class Journal:
             self._files.remove(path)
             self._files.sync_directory(self._directory)
         except OSError as exc:
-            raise self._fail(exc) from cause
+            raise self.fail(exc) from cause
 
     # --- inside -------------------------------------------------------------------------------------------------
 
@@ -331,10 +318,11 @@ class Journal:
         try:
             self._files.truncate(self._handle, self.offset)
         except OSError as exc:
-            raise self._fail(exc) from exc
+            raise self.fail(exc) from exc
         self._allocated = self.offset
 
-    def _fail(self, exc: OSError) -> UnknownOutcomeError:
+    def fail(self, exc: BaseException) -> UnknownOutcomeError:
+        """Write nothing from now on, because of *exc*; return the error for who waits."""
         self.failure = exc
         return UnknownOutcomeError(
             f"the file system failed under {self.path!r} ({exc}), so it is not known what is durable; "

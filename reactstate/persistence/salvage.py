@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from reactstate.persistence.blobs import BlobFolder
     from reactstate.persistence.chain import Limit
     from reactstate.persistence.file import FilePersistence
+    from reactstate.persistence.filesystem import FileSystem
     from reactstate.persistence.protocol import Record, SchemaTag
     from reactstate.persistence.recovery import Archive
 
-__all__ = ["RecoverReport", "VerifyReport", "recover", "verify"]
+__all__ = ["RecoverReport", "VerifyReport", "recover", "refuse_unless_empty", "verify"]
 
 _BATCH = 500
 
@@ -107,6 +108,18 @@ async def verify(archive: Archive, folder: BlobFolder, limit: Limit | None) -> V
     finds = await _gather(archive, folder, limit, keep_blobs=False)
     _check_documents(archive, finds)
     return finds.report
+
+
+def refuse_unless_empty(files: FileSystem, path: str) -> None:
+    """Raise StorageError unless the directory *path* is empty or missing."""
+    try:
+        names = files.list_directory(path)
+    except FileNotFoundError:
+        return
+    except OSError as exc:
+        raise StorageError(f"{path!r} cannot be read: {exc}", path=path) from exc
+    if names:
+        raise StorageError(f"{path!r} is not empty; recover into a new directory", path=path)
 
 
 async def recover(

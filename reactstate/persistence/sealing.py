@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from zlib import crc32
 
 from reactstate.codec import Codec
+from reactstate.codec.envelope import _ENCRYPTED
 from reactstate.codec.formats import load_format, load_format_number
-from reactstate.errors import CodecError, CorruptionError, DecodeError
+from reactstate.errors import CodecError, CorruptionError, DecodeError, DecryptionError
 from reactstate.persistence.frames import associated_data
 from reactstate.persistence.protocol import Record, Snapshot
 
@@ -112,7 +113,7 @@ class Sealing:
         """
         format_id, serial = header
         decode = load_format_number(format_id).decode
-        unseal = self.codec.open
+        unseal = self._unseal
         for frame in frames:
             offset, version, count, start, end = frame
             try:
@@ -157,7 +158,7 @@ class Sealing:
         """
         decode = load_format_number(format_id).decode
         try:
-            return _schema(decode(self.codec.open(payload, associated_data(serial, 0))))
+            return _schema(decode(self._unseal(payload, associated_data(serial, 0))))
         except (DecodeError, TypeError, ValueError) as exc:
             raise CorruptionError(f"the header of {path!r} is damaged", path=path, offset=0) from exc
 
@@ -220,10 +221,22 @@ class Sealing:
         payload = data[FILE_HEADER_SIZE:]
         if crc32(payload) != header.checksum:
             raise ValueError("the checksum does not fit")
-        opened = self.codec.open(payload, associated)
+        opened = self._unseal(payload, associated)
         if len(opened) != header.size_bytes:
             raise ValueError("the size does not fit")
         return opened
+
+    def _unseal(self, payload: bytes, associated: bytes) -> bytes:
+        """Open *payload*, saying what to do about a file in the clear under a persistence with keys."""
+        try:
+            return self.codec.open(payload, associated)
+        except DecryptionError as exc:
+            if self.codec.encryption is None or payload[0] & _ENCRYPTED:
+                raise
+            raise DecryptionError(
+                "these files are not encrypted, but the persistence has keys; if you trust them, copy them once with "
+                "FilePersistence(old_path).recover(to=FilePersistence(new_path, encryption=...))"
+            ) from exc
 
 
 _SNAPSHOT_MAGIC = b"RSs\x1a"

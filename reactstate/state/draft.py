@@ -257,7 +257,7 @@ class ModelNode(Node):
                     continue
                 field = kinds[name]
                 if field.plain and (type(old) is not type(new) or old != new):
-                    edits.append(((path, kind, name), old, new))
+                    edits.append((kind.paths[name] if path is None else (path, kind, name), old, new))
                     continue
                 mark = len(edits)
                 field.diff(old, new, (path, kind, name), edits)

@@ -152,7 +152,7 @@ def _field_kinds(cls: type[Any]) -> dict[str, Kind]:
     for name, field in cls.model_fields.items():
         try:
             kinds[name] = _field_kind(cls, name, field)
-        except UndefinedTypeError as exc:  # noqa: PERF203 - what is wrong with the other fields is to be known first
+        except UndefinedTypeError as exc:  # what is wrong with the others is to be known first
             undefined = exc
     if undefined is not None:
         raise undefined
@@ -423,9 +423,10 @@ def _refusal(annotation: Any, where: str) -> StateDefinitionError:
     if isinstance(annotation, TypeVar):
         hint = "give the generic class its arguments"
     elif isinstance(annotation, str | ForwardRef):
+        cls = where.partition(".")[0]
         return UndefinedTypeError(
-            f"{where}: {_name(annotation)} is not defined yet; define it before {where.split('.')[0]} is used, "
-            f"and call {where.split('.')[0]}.model_rebuild() if both are defined inside a function"
+            f"{where}: {_name(annotation)} is not defined yet; define it before {cls} is used, "
+            f"and call {cls}.model_rebuild() if both are defined inside a function"
         )
     elif _is_class(annotation) and issubclass(annotation, BaseModel):
         hint = "name a model, and give a generic one its arguments"

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from reactstate.clock import Clock
     from reactstate.state.state import State
 
-__all__ = ["History"]
+__all__ = ["HELD", "History"]
 
 S = TypeVar("S", bound="State")
 
-_HELD = 8
+HELD = 8
 """How many of the newest changes hold their state; those of older ones are rebuilt."""
 
 
@@ -48,8 +48,8 @@ class History(Sequence[StateChange[S]]):
         changes = self._changes
         if changes:
             changes[-1]._next = change
-            if len(changes) >= _HELD:
-                changes[-_HELD]._state = DROPPED
+            if len(changes) >= HELD:
+                changes[-HELD]._state = DROPPED
         changes.append(change)
         if self._retention_ns is not None:
             self._expire()
@@ -59,6 +59,7 @@ class History(Sequence[StateChange[S]]):
         self._changes.clear()
 
     def _expire(self) -> None:
+        """Drop the changes that are older than the retention; the newest always stays."""
         oldest = self._clock.time_ns() - (self._retention_ns or 0)
         with self._expiring:  # two readers must not both remove the last but one
             while len(self._changes) > 1 and self._changes[0]._timestamp_ns < oldest:

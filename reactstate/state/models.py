@@ -123,6 +123,7 @@ class ModelKind(Kind):
         schema_version: The version of its schema; 0 for a plain model.
         fields: The kind of each field.
         names: The fields' names, sorted.
+        paths: The path of each field of a root.
         known: The fields are known; until then the class is being defined.
         validated: The class has validators of its own or of its fields.
         migrations: Functions over the raw document, by the version that they start from.
@@ -150,6 +151,7 @@ class ModelKind(Kind):
         self.fields: dict[str, Kind] = {}
         self.size = 0
         self.known = False
+        self.paths: dict[str, Path] = {}
         self.names: list[str] = []
         found = cls.__pydantic_decorators__
         self.validated = bool(
@@ -163,6 +165,7 @@ class ModelKind(Kind):
         self.fields = fields
         self.size = len(fields)
         self.known = True
+        self.paths = {name: (None, self, name) for name in fields}
         self.names = sorted(fields)
         self._encoders = [(name, None if fields[name].plain else fields[name]) for name in self.names]
         self.versioned = self.versioned or any(kind.versioned for kind in fields.values())

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from reactstate.errors import ConflictError, StateNotFoundError, StateValidationError
 from reactstate.state.change import DROPPED, ChangeType, StateChange, VersionedState
 from reactstate.state.fieldtypes import kind_of
-from reactstate.state.history import History
+from reactstate.state.history import HELD, History
+from reactstate.state.models import new_object
 from reactstate.state.produce import check_state_value, edit_between, run_recipe
 from reactstate.state.state import State
 
@@ -128,6 +129,8 @@ class Timeline(Generic[S]):
     """
 
     __slots__ = (
+        "_ages",
+        "_changes",
         "_created_ns",
         "_extend",
         "_time_ns",
@@ -152,6 +155,8 @@ class Timeline(Generic[S]):
         self.kind = kind_of(cls)
         self.history: History[S] = History(history_size, history_retention, clock)
         self._extend = self.history.extend
+        self._changes = self.history._changes
+        self._ages = history_retention is not None
         self.pending: deque[StateChange[S]] = deque()
         self.state: S | None = None
         self.version: int = 0
@@ -206,13 +211,32 @@ class Timeline(Generic[S]):
     def advance(
         self, state: S, edits: list[Edit], actor: str | None, action: str | None, tags: Mapping[str, Any] | None
     ) -> StateChange[S]:
-        """Push and show an update at once, when nothing is pending: the path of every update in memory."""
-        version = self.tip_version + 1
-        change = StateChange(version, _UPDATE, state, edits, self._time_ns(), actor, action, tags)
+        """Push and show an update at once, when nothing is pending.
+
+        Every update in memory takes this path, so it calls nothing that it can do itself: what ``StateChange`` and
+        ``History.extend`` do is written out here.
+        """
+        self.version = self.tip_version = version = self.tip_version + 1
+        change: StateChange[S] = new_object(StateChange)
+        change._version = version
+        change._type = _UPDATE
+        change._state = state
+        change._edits = edits
+        change._timestamp_ns = self._time_ns()
+        change._actor = actor
+        change._what = action
+        change._tags = tags
+        change._target = change._id = change._next = change._origin = change._patches = None
         self.head = self.tip = change
         self.state = self.tip_state = state
-        self.version = self.tip_version = version
-        self._extend(change)
+        changes = self._changes
+        if changes:
+            changes[-1]._next = change
+            if len(changes) >= HELD:
+                changes[-HELD]._state = DROPPED
+        changes.append(change)
+        if self._ages:
+            self.history._expire()
         self.undoable.append(version)
         if self.undone:
             self.undone.clear()

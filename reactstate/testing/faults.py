@@ -270,7 +270,7 @@ class FaultyFileSystem(FileSystem):
         with self._call("pread"):
             return bytes(self._handles[handle].data[offset : offset + size])
 
-    def pwrite(self, handle: int, data: bytes, offset: int) -> int:
+    def pwrite(self, handle: int, data: bytes | memoryview, offset: int) -> int:
         """Write, or take fewer bytes if that was asked for."""
         with self._call("pwrite") as fault:
             if fault is not None:
