@@ -42,7 +42,7 @@ check: $(STAMP)  ## Lint, formatting, types, completeness of types, layers
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pyright
-	$(BIN)/pyright --verifytypes reactstate --ignoreexternal
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pyright --verifytypes reactstate --ignoreexternal
 	$(BIN)/lint-imports
 
 format: $(STAMP)  ## Format, and repair what the linter can repair

@@ -34,7 +34,7 @@ from reactstate.state.document import states_equal, to_document
 from reactstate.state.patch import diff
 from reactstate.state.produce import run_recipe
 from reactstate.state.state import State
-from reactstate.state.timeline import Timeline, check_labels, check_tags
+from reactstate.state.timeline import Timeline, action_of, check_labels, check_tags
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -200,6 +200,8 @@ class StateContainer(Lifecycle[S]):
         # The path of ``_commit``, written out: it is the one that everything goes through.
         if get_running_loop() is not self._loop or self._closed:
             self._check_loop()
+        if actor is not None or action is not None:
+            check_labels(actor, action)
         if tags is not None:
             tags = check_tags(tags)
         timeline, committer = self._timeline, self._committer
@@ -223,8 +225,8 @@ class StateContainer(Lifecycle[S]):
                 if committer is None or not timeline.pending or await committer.stands():
                     return timeline.current()
                 continue
-            if action is None and (action := getattr(recipe, "__name__", None)) == "<lambda>":
-                action = None
+            if action is None:
+                action = action_of(recipe)
             if committer is None:
                 change = timeline.advance(state, edits, actor, action, tags)
                 broadcast = self._broadcast

@@ -20,6 +20,7 @@ import orjson
 
 from reactstate.errors import (
     AlreadyOpenError,
+    ClosedError,
     DecodeError,
     InvalidKeyError,
     LaggedError,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from reactstate.container.lifecycle import Lifecycle
+    from reactstate.persistence.protocol import StatePersistence
     from reactstate.state.change import StateChange
 
 __all__ = ["Consumer", "Delivery", "process_changes"]
@@ -42,6 +44,7 @@ Delivery = Literal["at_most_once", "at_least_once", "exactly_once"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
 _MAX_NAME = 100
+_CURSORS = "cursors/"
 
 
 class Consumer:
@@ -109,8 +112,7 @@ async def _at_least_once(
     container: Lifecycle[S], name: str, handler: Callable[[StateChange[S]], Awaitable[Any]]
 ) -> None:
     persistence = container._persistence
-    blob = f"cursors/{name}"
-    stored = await persistence.get_blob(blob)
+    stored = await persistence.get_blob(_CURSORS + name)
     if stored is None:
         oldest = container.history.oldest_version
         since = container.version if oldest is None else oldest - 1
@@ -124,11 +126,20 @@ async def _at_least_once(
                         return
                     await handler(change)
                     since = change.version
-                    # A power cut must not leave a cursor beyond the newest change, or later ones would be passed over.
-                    await persistence.flush()
-                    await persistence.put_blob(blob, orjson.dumps({"version": since}))
+                    await _advance(persistence, name, since)
             except LaggedError:
                 continue  # what was skipped is still in the history, or subscribe says that it is not
+
+
+async def _advance(persistence: StatePersistence[Any], name: str, version: int) -> None:
+    try:
+        # A power cut must not leave a cursor beyond the newest change, or later ones would be passed over.
+        await persistence.flush()
+        await persistence.put_blob(_CURSORS + name, orjson.dumps({"version": version}))
+    except ClosedError as exc:
+        raise ClosedError(
+            f"the container was closed before the cursor of {name!r} was stored; version {version} will be handled again"
+        ) from exc
 
 
 def _cursor(stored: bytes) -> int:

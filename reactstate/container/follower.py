@@ -11,7 +11,6 @@ Contract
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -56,12 +55,25 @@ async def follow(container: Lifecycle[S], loaded: Loaded | None) -> None:
 
 
 async def confirm(container: Lifecycle[S]) -> None:
-    """Return when everything that was published before this call is visible here."""
+    """Return when everything that was published before this call is visible here.
+
+    Raises:
+        StorageError: It cannot be read.
+        CodecError: It cannot be read by today's class.
+    """
+    following = container._following
+    if following is None or following.done():
+        _jump(container, await container._persistence.load(history=1))
+        return
     async with container.subscribe() as changes:
         loaded = await container._persistence.load(history=1)
         while loaded is not None and container.version < loaded.head.version:
-            with contextlib.suppress(LaggedError):
+            try:
                 await changes.__anext__()
+            except LaggedError:
+                continue
+            except StopAsyncIteration:
+                _jump(container, loaded)
 
 
 async def _follow_on(container: Lifecycle[S], loaded: Loaded | None) -> None:

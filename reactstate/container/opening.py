@@ -105,6 +105,7 @@ async def load(
         if initial is not None and timeline.version == 0:
             first = initial
             await container._commit(lambda timeline: timeline.plan_create(first), None, None, None)
+            await kept.flush()  # version 1 is on disk, whatever ``durability`` says of those that follow
     except BaseException:
         await kept.aclose()
         raise

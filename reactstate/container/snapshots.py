@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import orjson
@@ -56,7 +56,9 @@ class SnapshotShelf(Generic[S]):
         self._clock = clock
         self._config = config
         self._codec = Codec("json", "zstd")
-        self._due: datetime | None = None
+        self._due = to_datetime(clock.time_ns())
+        if isinstance(config.snapshot_interval, timedelta):
+            self._due += config.snapshot_interval
 
     async def put(self, current: VersionedState[S], name: str, *, automatic: bool = False) -> SnapshotInfo:
         """Keep *current* under *name*.
@@ -122,10 +124,10 @@ class SnapshotShelf(Generic[S]):
             return False
         if isinstance(interval, int):
             return change._version % interval == 0
-        if self._due is not None and change.timestamp < self._due:
+        if change.timestamp < self._due:
             return False
-        first, self._due = self._due is None, change.timestamp + interval
-        return not first
+        self._due = change.timestamp + interval
+        return True
 
     async def take(self, current: VersionedState[S]) -> None:
         """Keep *current*, and remove the oldest of those taken by themselves that are too many."""

@@ -47,7 +47,7 @@ from reactstate.persistence.compaction import next_horizon, store, tidy
 from reactstate.persistence.filesystem import LocalFileSystem
 from reactstate.persistence.finishing import finish
 from reactstate.persistence.flusher import Batch, Flusher, done
-from reactstate.persistence.following import follow
+from reactstate.persistence.following import follow, read_changes, read_published
 from reactstate.persistence.frames import MAX_PAYLOAD_BYTES
 from reactstate.persistence.journal import Journal, Turn
 from reactstate.persistence.names import LOCK_FILE, snapshot_file
@@ -72,7 +72,6 @@ S = TypeVar("S")
 
 _DURABILITIES = ("always", "interval", "never")
 _SMALL_JOURNAL_BYTES = 1 << 16
-_ATTEMPTS = 8
 _LOGGER = logging.getLogger("reactstate.persistence")
 
 
@@ -159,7 +158,7 @@ class FilePersistence(StatePersistence[S], Generic[S]):
         """
         self._check_context()
         if self.read_only:
-            recovered = await self._read_published(history)
+            recovered = await read_published(self._archive, self._limit, history)
             return recovered.loaded if recovered is not None else None
         if self._loading or self._journal is not None:
             raise AlreadyOpenError("this persistence is open already; close it and make a new one to read it again")
@@ -256,7 +255,7 @@ class FilePersistence(StatePersistence[S], Generic[S]):
             journal.horizon = segment.horizon
             journal.resume(segment.serial, recovered.end)
         if self._snapshots:
-            self._snapshot_bytes = self._size(self._archive.path(snapshot_file(self._snapshots[-1])))
+            self._snapshot_bytes = self._archive.snapshot_bytes(self._snapshots[-1])
         other_schema = recovered.schema != head.schema
         other_format = segment is None or segment.format_id != self._sealing.format_id
         if other_schema or other_format or head.version > recovered.last_version:
@@ -265,13 +264,6 @@ class FilePersistence(StatePersistence[S], Generic[S]):
             anew = other_schema or head.version > recovered.last_version
             journal.turn(Turn(head.schema, head.version, journal.horizon, anew=anew, forced=True))
         journal.publish()
-
-    def _size(self, path: str) -> int:
-        handle = self._files.open(path)
-        try:
-            return self._files.size(handle)
-        finally:
-            self._files.close(handle)
 
     # --- guards -------------------------------------------------------------------------------------------------
 
@@ -412,18 +404,6 @@ class FilePersistence(StatePersistence[S], Generic[S]):
                     return serial, offset
         return self._archive.published_limit() if self.read_only else None
 
-    async def _read_published(self, history: int) -> Recovered | None:
-        for attempt in range(_ATTEMPTS):
-            limit = self._limit()
-            found = self._archive.scan(limit)
-            try:
-                return await self._archive.load(found, history, limit)
-            except StorageError:
-                # A writer may have compacted since the directory was listed; only what stays wrong is wrong.
-                if attempt == _ATTEMPTS - 1 or not self._archive.moved(found, limit):
-                    raise
-        return None
-
     async def changes(self, since: int = 0) -> AsyncIterator[Record]:
         """Iterate over the kept records with a version above *since*, with their inverses, oldest first, then stop.
 
@@ -432,20 +412,8 @@ class FilePersistence(StatePersistence[S], Generic[S]):
             CorruptionError: Durable bytes are damaged.
         """
         self._check_context()
-        limit = self._limit()
-        found = self._archive.scan(limit)
-        while True:
-            try:
-                async for record in self._archive.changes(found, since, limit):
-                    since = record.version
-                    yield record
-            except StorageError:
-                if not self._archive.moved(found, limit):
-                    raise
-                limit = self._limit()
-                found = self._archive.scan(limit)
-            else:
-                return
+        async for record in read_changes(self._archive, self._limit, since):
+            yield record
 
     async def follow(self, since: int = 0, *, poll_interval: float = 0.02) -> AsyncIterator[Record]:
         """Iterate over the records above *since* as they become durable, whoever writes them; never stops by itself.

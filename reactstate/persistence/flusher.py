@@ -198,7 +198,8 @@ class Flusher:
         future = order.future = self._loop.create_future()
         self._submitted += 1
         self._jobs.put(order)
-        # The order is carried out whether or not its caller stays to see it.
+        # The order is carried out whether or not its caller stays to see it; what failed then fails what comes later.
+        future.add_done_callback(_look_at)
         await asyncio.shield(future)
 
     # --- the thread's side --------------------------------------------------------------------------------------
@@ -327,6 +328,12 @@ def _resolve(jobs: list[Batch | _Order]) -> None:
                 future.set_result(None)
             else:
                 future.set_exception(job.error)
+
+
+def _look_at(future: asyncio.Future[None]) -> None:
+    """Keep asyncio from reporting an error that its caller did not stay for."""
+    if not future.cancelled():
+        future.exception()
 
 
 def _twin(error: BaseException) -> BaseException:

@@ -1,7 +1,7 @@
-"""Following a journal that another process writes.
+"""Reading a journal while it is written, here or by another process, and following it.
 
 Contract
-    Only what the writer has published as durable is read. Segments may end and be compacted away at any moment; a
+    Nothing behind the limit is read: what this process has written, or what another has published as durable. Segments may end and be compacted away at any moment; a
     follower that fell behind what is kept gets ``CompactedError``.
 """
 
@@ -14,11 +14,45 @@ from reactstate.errors import CorruptionError, StorageError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from reactstate.persistence.chain import Limit
+    from reactstate.persistence.chain import Limit, Recovered
     from reactstate.persistence.protocol import Record
     from reactstate.persistence.recovery import Archive
 
-__all__ = ["follow"]
+__all__ = ["follow", "read_changes", "read_published"]
+
+_ATTEMPTS = 8
+
+
+async def read_published(archive: Archive, limit_now: Callable[[], Limit | None], history: int) -> Recovered | None:
+    """Return the newest published state with its history; see ``FilePersistence.load``."""
+    for attempt in range(_ATTEMPTS):
+        limit = limit_now()
+        found = archive.scan(limit)
+        try:
+            return await archive.load(found, history, limit)
+        except StorageError:
+            # A writer may have compacted since the directory was listed; only what stays wrong is wrong.
+            if attempt == _ATTEMPTS - 1 or not archive.moved(found, limit):
+                raise
+    return None
+
+
+async def read_changes(archive: Archive, limit_now: Callable[[], Limit | None], since: int) -> AsyncIterator[Record]:
+    """Yield the kept records above *since*, then stop; see ``FilePersistence.changes``."""
+    limit = limit_now()
+    found = archive.scan(limit)
+    while True:
+        try:
+            async for record in archive.changes(found, since, limit):
+                since = record.version
+                yield record
+        except StorageError:
+            if not archive.moved(found, limit):
+                raise
+            limit = limit_now()
+            found = archive.scan(limit)
+        else:
+            return
 
 
 async def follow(archive: Archive, since: int, pause: Callable[[], Awaitable[None]]) -> AsyncIterator[Record]:

@@ -151,6 +151,14 @@ class Archive:
         """Return the snapshot at *version* from the bytes of its file."""
         return self._sealing.unpack_snapshot(data, version, self.path(snapshot_file(version)))
 
+    def snapshot_bytes(self, version: int) -> int:
+        """Return the size of the file of the snapshot at *version*; raises OSError."""
+        handle = self._files.open(self.path(snapshot_file(version)))
+        try:
+            return self._files.size(handle)
+        finally:
+            self._files.close(handle)
+
     def names(self) -> list[str]:
         """Return the names of the files in the directory."""
         try:

@@ -271,6 +271,9 @@ class StateChange(Generic[S]):
             following = one._next
             if following is None:
                 raise StateNotFoundError(f"version {self._version} is not connected to a state any more")
+            if following._origin is not None:  # a follower read it from the journal: it has patches, no edits
+                state = following.old_state
+                break
             later.append(following)
             state = following._state
             if state is not DROPPED:

@@ -215,7 +215,10 @@ class DictKind(Kind):
         part = self.value
         if self.key.text:
             return {key: part.decode(entry) for key, entry in document.items()}
-        found = {self._read_key(key): part.decode(entry) for key, entry in document.items()}
+        try:
+            found = {self._read_key(key): part.decode(entry) for key, entry in document.items()}
+        except TypeError as exc:  # scalars come as they are written, to be validated later
+            raise DecodeError("an array or object stands where a key of a mapping is expected") from exc
         if len(found) != len(document):
             raise DecodeError("two keys of an object stand for the same key of a mapping")
         return found
@@ -375,7 +378,10 @@ class SetKind(Kind):
     def decode(self, document: Any) -> Any:
         if not is_array(document):
             raise wrong_wire("an array", document)
-        return (set if self.mutable else frozenset)(self.item.decode(part) for part in document)
+        try:
+            return (set if self.mutable else frozenset)(self.item.decode(part) for part in document)
+        except TypeError as exc:  # scalars come as they are written, to be validated later
+            raise DecodeError("an array or object stands where an element of a set is expected") from exc
 
     @override
     def seal(self, value: Any) -> Any:

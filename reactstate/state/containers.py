@@ -172,8 +172,9 @@ class DictDraft(ContainerDraft, MutableMapping[Any, Any]):
     def setdefault(self, key: Any, default: Any = None) -> Any:
         """Return the part at *key*, after setting it to *default* when there was none."""
         if key not in self:
-            self[key] = default
-            key = self.validated(self.kind.key, key)
+            key = self.validated(self.kind.key, key)  # "1" is the key 1, which may be there
+            if key not in self:
+                self[key] = default
         return self[key]
 
     @override
@@ -197,6 +198,7 @@ class DictDraft(ContainerDraft, MutableMapping[Any, Any]):
         return self
 
     def __eq__(self, other: object) -> bool:
+        self.check()
         if isinstance(other, DictDraft):
             return self.copy() == other.copy()
         return isinstance(other, Mapping) and self.copy() == other
@@ -408,7 +410,8 @@ class SetDraft(ContainerDraft, MutableSet[Any]):
 
     @override
     def current(self) -> Any:
-        return FrozenSet(self._data()) if self.dirty else self.base
+        data = self._data()
+        return FrozenSet(data) if self.dirty else self.base
 
     @override
     def finish(self, path: Path, edits: list[Edit]) -> Any:

@@ -37,7 +37,7 @@ set_fields_set: Callable[[Any, Any], None] = BaseModel.__dict__["__pydantic_fiel
 set_extra: Callable[[Any, Any], None] = BaseModel.__dict__["__pydantic_extra__"].__set__
 set_private: Callable[[Any, Any], None] = BaseModel.__dict__["__pydantic_private__"].__set__
 
-new_object = object.__new__
+new_object: Callable[[type[Any]], Any] = object.__new__
 set_class: Callable[[Any, type[Any]], None] = object.__dict__["__class__"].__set__
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, cast, get_args, get_origin
 from uuid import UUID
 
@@ -340,7 +341,7 @@ def _refuse_nan(value: Any) -> Any:
     if type_of(value) is tuple or type_of(value) is frozenset:
         for part in value:
             _refuse_nan(part)
-    elif value != value:  # noqa: PLR0124 - only NaN differs from itself
+    elif value.is_nan() if type_of(value) is Decimal else value != value:  # noqa: PLR0124 - only NaN differs from itself
         raise ValueError("NaN cannot be a key or an element of a set: it would never be found again")
     return value
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
 import stat
@@ -167,6 +168,24 @@ async def test_use_outside_its_time_loop_or_process_is_refused(story, tmp_path):
     assert "FilePersistence" in repr(persistence)
 
 
+async def test_a_child_process_that_drops_what_it_inherited_does_not_release_the_lock(story, tmp_path):
+    persistence = FilePersistence(tmp_path)
+    await persistence.load()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            del persistence
+            gc.collect()
+        os._exit(0)
+    os.waitpid(child, 0)  # noqa: ASYNC222 - the child ends at once
+    with pytest.raises(AlreadyOpenError):
+        await FilePersistence(tmp_path).load()
+    await persistence.append([story.record(1)], story.schema)
+    await persistence.aclose()
+
+
 async def test_records_that_do_not_fit_are_refused_and_change_nothing(story, monkeypatch):
     persistence, _ = await opened(FaultyFileSystem())
     bad = story.record(1)
@@ -288,6 +307,7 @@ async def test_an_append_during_a_change_of_schema_is_refused(story):
     persistence, _ = await opened(FaultyFileSystem())
     await persistence.append([story.record(1)], story.schema)
     saving = asyncio.ensure_future(persistence.save(story.snapshot(1, LATER), keep_since=0))
+    await asyncio.sleep(0)
     await asyncio.sleep(0)
     with pytest.raises(WrongContextError):
         persistence.append([story.record(2)], story.schema)
@@ -447,8 +467,11 @@ async def test_blobs_are_listed_replaced_deleted_and_checked(tmp_path):
     with pytest.raises(CorruptionError):
         await persistence.get_blob("cursor-1")
     path.write_bytes(b"short")
-    with pytest.raises(CorruptionError):
-        await persistence.list_blobs()
+    assert [info.name for info in await persistence.list_blobs()] == ["snap/a", "snap/b.c"]
+    with pytest.raises(CorruptionError) as caught:
+        await persistence.get_blob("cursor-1")
+    assert caught.value.path == str(path)
+    assert [problem.path for problem in (await persistence.verify()).problems] == [str(path)]
     await persistence.aclose()
     again = FilePersistence(tmp_path)
     await again.load()

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from reactstate.errors import CorruptionError, StorageError
+from reactstate.codec import AesGcmEncryption
+from reactstate.errors import CorruptionError, DecryptionError, ReadOnlyError, StorageError
 from reactstate.persistence.file import FilePersistence
 from reactstate.persistence.names import segment_file, snapshot_file
 from reactstate.testing.faults import FaultyFileSystem
@@ -184,3 +185,43 @@ async def test_a_torn_tail_or_a_torn_new_segment_is_no_damage_but_both_are(story
     assert (await opened(files, "/d"))[0].head.version == 29
     assert (await opened(torn_segment, "/d"))[0].head.version == 30
     assert "/d/" + segment_file(4) not in torn_segment.paths()
+
+
+KEYS = AesGcmEncryption({"k": b"0" * 32}, "k")
+
+
+async def test_a_directory_in_the_clear_is_refused_under_keys_and_copied_into_an_encrypted_one(story):
+    files = await written(story)
+    before = {path: files.contents(path) for path in files.paths()}
+    with pytest.raises(DecryptionError, match="recover") as caught:
+        await FilePersistence("/d", encryption=KEYS, filesystem=files).load()
+    assert isinstance(caught.value.__cause__, DecryptionError)
+    with pytest.raises(DecryptionError, match="recover"):
+        await FilePersistence("/d", encryption=KEYS, filesystem=files).get_blob("one")
+    target = FilePersistence("/new", "msgpack", "zstd", encryption=KEYS, filesystem=files)
+    report = await damaged(files).recover(to=target)
+    assert (report.version, report.records, report.blobs, report.lost, report.problems) == (30, 30, 2, [], [])
+    assert {path: data for path, data in before.items() if files.contents(path) != data} == {}
+    safe = FilePersistence("/new", encryption=KEYS, filesystem=files)
+    loaded = await safe.load()
+    assert (loaded.head.version, loaded.head.document) == (30, story.document(30))
+    assert [len(era.records) for era in loaded.history] == [20, 10]
+    assert await safe.get_blob("one") == b"1"
+    assert (await safe.verify()).problems == []
+    await safe.append([story.record(31)], LATER)
+    await safe.aclose()
+    with pytest.raises(DecryptionError):
+        await FilePersistence("/new", filesystem=files).load()
+    back = await FilePersistence("/new", encryption=KEYS, filesystem=files).recover(
+        to=FilePersistence("/clear", filesystem=files)
+    )
+    assert (back.version, back.lost) == (31, [])
+    assert (await opened(files, "/clear"))[0].head.document == story.document(31)
+
+
+async def test_recover_refuses_a_persistence_that_only_reads_or_is_not_empty(story):
+    files = await written(story)
+    with pytest.raises(ReadOnlyError):
+        await damaged(files).recover(to=FilePersistence("/new", filesystem=files, read_only=True))
+    with pytest.raises(StorageError):
+        await damaged(files).recover(to=damaged(files))
