@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from asyncio import get_running_loop
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, TypeVarTuple
 
 from reactstate.clock import Clock, SystemClock
 from reactstate.container.delivery import process_changes
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 __all__ = ["StateContainer"]
 
 S = TypeVar("S", bound=State)
+Ts = TypeVarTuple("Ts")
 T = TypeVar("T")
 
 _UPDATE = ChangeType.UPDATE
@@ -153,8 +154,8 @@ class StateContainer(Lifecycle[S]):
 
     def update(
         self,
-        recipe: Recipe,
-        *args: Any,
+        recipe: Callable[[S, *Ts], object] | Mapping[str, Any],
+        *args: *Ts,
         actor: str | None = None,
         action: str | None = None,
         tags: Mapping[str, Any] | None = None,
@@ -244,8 +245,8 @@ class StateContainer(Lifecycle[S]):
     def compare_and_swap(
         self,
         expected: S | int,
-        recipe: Recipe,
-        *args: Any,
+        recipe: Callable[[S, *Ts], object] | Mapping[str, Any],
+        *args: *Ts,
         actor: str | None = None,
         action: str | None = None,
         tags: Mapping[str, Any] | None = None,

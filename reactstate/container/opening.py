@@ -11,6 +11,8 @@ from reactstate.container.follower import follow
 from reactstate.container.stored import fill
 from reactstate.errors import InvalidKeyError, SettingsError, StateValidationError, UnsupportedError
 from reactstate.persistence.memory import MemoryPersistence
+from reactstate.persistence.protocol import StatePersistence
+from reactstate.state.config import StateConfig
 from reactstate.state.produce import check_state_value
 from reactstate.state.state import State, state_key
 from reactstate.state.timeline import Timeline
@@ -21,8 +23,6 @@ if TYPE_CHECKING:
 
     from reactstate.clock import Clock
     from reactstate.container.container import StateContainer
-    from reactstate.persistence.protocol import StatePersistence
-    from reactstate.state.config import StateConfig
 
 __all__ = ["Opening", "begin", "load"]
 
@@ -42,6 +42,11 @@ class Opening(Generic[C]):
 
     def __await__(self) -> Generator[Any, Any, C]:
         return self._make().__await__()
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):
+            raise AttributeError(f"{name!r}: the container is not open yet; await open(...), or use it with async with")
 
     async def __aenter__(self) -> C:
         self._opened = await self._make()
@@ -86,6 +91,10 @@ async def load(
             layer="container",
             capability="store",
         )
+    if persistence is not None and not isinstance(persistence, StatePersistence):  # pyright: ignore[reportUnnecessaryIsInstance] - it comes from callers
+        raise SettingsError(f"persistence={persistence!r}: give a StatePersistence, such as FilePersistence('cart')")
+    if not isinstance(config, StateConfig):  # pyright: ignore[reportUnnecessaryIsInstance] - as above
+        raise SettingsError(f"config={config!r}: give a StateConfig(...)")
     if not deadline > 0:
         raise SettingsError(f"deadline={deadline!r}: give the seconds to wait, more than 0")
     if persistence is not None and (url is not None or key is not None):

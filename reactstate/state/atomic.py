@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, cast
 
 import uuid_utils
 
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = ["AtomicState"]
 
 S = TypeVar("S", bound=State)
+Ts = TypeVarTuple("Ts")
 T = TypeVar("T")
 
 
@@ -91,8 +92,8 @@ class AtomicState(Observable[S]):
 
     def update(
         self,
-        recipe: Recipe,
-        *args: Any,
+        recipe: Callable[[S, *Ts], object] | Mapping[str, Any],
+        *args: *Ts,
         actor: str | None = None,
         action: str | None = None,
         tags: Mapping[str, Any] | None = None,
@@ -121,8 +122,8 @@ class AtomicState(Observable[S]):
     def compare_and_swap(
         self,
         expected: S | int,
-        recipe: Recipe,
-        *args: Any,
+        recipe: Callable[[S, *Ts], object] | Mapping[str, Any],
+        *args: *Ts,
         actor: str | None = None,
         action: str | None = None,
         tags: Mapping[str, Any] | None = None,

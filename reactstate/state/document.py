@@ -56,7 +56,10 @@ def from_document(cls: type[S], document: Any, schema: dict[str, int] | None = N
         state: S = kind.read(kind.decode(document))
         check_depth(kind, state)
     except (ValidationError, StateValidationError, RecursionError) as exc:
-        raise DecodeError(f"the stored document is not a {kind.type_name}: {exc}") from exc
+        raise DecodeError(
+            f"the stored document does not fit {kind.type_name}: {exc}\n"
+            "if the class changed since it was stored, raise its schema_version and add a @migration"
+        ) from exc
     return state
 
 

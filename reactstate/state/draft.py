@@ -342,14 +342,13 @@ def _assign(self: Any, node: ModelNode, name: str, value: Any) -> None:
             setter.fset(self, value)
             return
         raise StateValidationError(f"{kind.cls.__name__} has no field {name!r}")
-    if node.kids is not None:
-        if node.kids.get(name) is value:
-            return  # the draft that stands there already, as after ``draft.items += [1]``
-        node.forget(name)
+    if node.kids is not None and node.kids.get(name) is value:
+        return  # the draft that stands there already, as after ``draft.items += [1]``
     fields = node.fields
     made = _assigned(kind, fields, name, settle(value))
     if field.recursive:
         check_depth(field, made, node.level())
+    node.forget(name)  # not before: a value that is refused leaves what was done to the draft that stands there
     fields[name] = made
     if node.touched is None:
         node.touched = {}
@@ -409,9 +408,9 @@ class _Part:
         node.adopt(name, kid)
         return kid
 
-    def __set__(self, draft: Any, value: Any) -> NoReturn:
-        # never called, as __setattr__ comes first, but it makes reading the field come here
-        raise NotImplementedError
+    def __set__(self, draft: Any, value: Any) -> None:
+        # __setattr__ comes first; this makes it a data descriptor, so that reading the field comes here
+        setattr(draft, self._name, value)
 
 
 def _fields_set(self: Any) -> set[str]:

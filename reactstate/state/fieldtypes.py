@@ -322,10 +322,6 @@ def _union(annotation: Any, where: str, discriminator: str | None) -> Kind:
     members = [compile_kind(member, where) for member in get_args(annotation)]
     if any(isinstance(member, JsonKind) for member in members):
         members = [member for member in members if not isinstance(member, NoneKind)]  # JSON has a null of its own
-    if discriminator is not None:
-        for one in members:
-            if isinstance(one, ModelKind) and one.known and discriminator not in one.fields:
-                raise StateDefinitionError(f"{where}: {one.cls.__name__} has no field {discriminator!r}")
     for at, one in enumerate(members):
         for other in members[:at]:
             _check_decidable(one, other, where, discriminator)

@@ -431,7 +431,7 @@ class LiteralKind(Scalar):
 
     @override
     def _name(self) -> str:
-        return str(self.annotation)
+        return "literal"
 
 
 _WIRE: dict[type, Wire] = {str: "string", int: "int", bool: "bool", type(None): "null"}

@@ -258,11 +258,8 @@ class ModelKind(Kind):
 
     def tagged(self, discriminator: str, tag: Any) -> bool:
         """Say whether *tag* is a value of its field *discriminator*."""
-        kind = self.fields.get(discriminator)
-        if kind is None:
-            return False
         try:
-            kind.decode(tag)
+            self.fields[discriminator].decode(tag)
         except DecodeError:
             return False
         return True

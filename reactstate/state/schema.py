@@ -24,7 +24,7 @@ from reactstate.state.models import frozen_class, is_state_class, set_class
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from reactstate.state.kinds import Kind
+    from reactstate.state.kinds import Kind, Scalar
     from reactstate.state.models import ModelKind
 
 __all__ = ["MAX_DIGITS", "Rules", "element_validator", "harden", "install", "opened"]
@@ -296,8 +296,6 @@ def _accepting(cls: type[Any]) -> Callable[[Any, Any], Any]:
 
 
 def _opening(function: Node) -> Node:
-    if isinstance(function["function"], _Opening):
-        return function
     return {**function, "function": _Opening(function["function"])}
 
 
@@ -347,10 +345,7 @@ def _refuse_nan(value: Any) -> Any:
 
 
 def _settler_of(scalar: type[Any]) -> tuple[type[Any], Callable[[Any], Any]]:
-    kind = standard_scalar(scalar)
-    if kind is None:
-        raise TypeError(scalar)
-    return scalar, kind.settle
+    return scalar, cast("Scalar", standard_scalar(scalar)).settle
 
 
 _SETTLERS: dict[str, tuple[type[Any], Callable[[Any], Any]]] = {

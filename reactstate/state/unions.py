@@ -59,6 +59,8 @@ class UnionKind(Kind):
 
     @override
     def of(self, value: Any) -> Kind:
+        if len(self.members) == 1:
+            return self.members[0].of(value)
         for member in self.members:
             if member.holds(value):
                 return member.of(value)

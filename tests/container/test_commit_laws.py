@@ -21,7 +21,6 @@ from reactstate import (
     State,
     StateConfig,
     StateContainer,
-    StateNotFoundError,
     StateValidationError,
     StorageError,
     StorageFailedError,
@@ -49,7 +48,7 @@ def book(draft: Ledger, number: int) -> None:
 
 def book_long(draft: Ledger, number: int) -> None:
     book(draft, number)
-    draft.note = f"{number}" * 6000
+    draft.note = f"{number}" * 20_000
 
 
 class Disk(FaultyFileSystem):
@@ -188,38 +187,6 @@ async def test_whoever_sees_a_change_could_lose_power_at_once_and_would_find_it_
         assert found == 0 or document["n"] == found - 1
 
 
-async def test_while_a_flush_is_under_way_everybody_sees_the_state_before_it(files):
-    async with opened(files) as ledger:
-        heard: list[int] = []
-        ledger.on_change(lambda change: heard.append(change.version))
-        subscription = ledger.subscribe()
-        view = ledger.select(lambda state: list(state.log))
-        watch = ledger.watch()
-        assert (await anext(watch)).n == 0
-        for place in ("write", "sync"):
-            version, log = ledger.version, list(ledger.state.log)
-            heard.clear()
-            with files.held(place):
-                tasks = [asyncio.create_task(ledger.update(book, number)) for number in range(3)]
-                await files.until(place)
-                await turns()
-                assert (ledger.version, ledger.current.version) == (version, version)
-                assert list(ledger.state.log) == view.state == log
-                assert len(ledger.history) == version
-                assert heard == []
-                assert (await ledger.at(version)).log == log
-                with pytest.raises(NoHistoricalState):
-                    await ledger.at(version + 1)
-                with pytest.raises(NoHistoricalState):
-                    ledger.subscribe(since=version + 1)
-                assert not any(task.done() for task in tasks)
-            made = await asyncio.gather(*tasks)
-            assert [one.version for one in made] == heard == [version + 1, version + 2, version + 3]
-            assert [(await anext(subscription)).version for _ in range(3)] == heard
-            assert (await anext(watch)).n == version + 2
-        subscription.close()
-
-
 # --- refusals -------------------------------------------------------------------------------------------------------
 
 
@@ -272,49 +239,6 @@ async def test_every_refusal_waits_until_what_it_was_judged_by_is_durable(files)
         assert ledger.version == 2
 
 
-async def test_a_refusal_is_judged_anew_when_what_it_was_judged_by_failed(files):
-    async with opened(files) as ledger:
-        with files.held("write"):
-            first = asyncio.create_task(ledger.update(book, 0))
-            await files.until("write")
-            files.refusals["write"].append(errno.ENOSPC)
-            wanted = asyncio.create_task(ledger.update(book, 1, expected_version=1))
-            swapped = asyncio.create_task(ledger.compare_and_swap(1, book, 2))
-            unwanted = asyncio.create_task(ledger.update(book, 3, expected_version=2))
-            await turns()
-        with pytest.raises(StorageError):
-            await first
-        # On the state as it is after all the first expectation holds, and the second was overtaken by it; the third
-        # had been built upon what failed.
-        assert (await wanted).version == 2
-        assert await swapped is False
-        with pytest.raises(ConflictError):
-            await unwanted
-        assert list(ledger.state.log) == [1]
-    assert (await head_of(files))[1]["log"] == [1]
-
-
-async def test_a_refusal_after_a_deletion_that_failed_is_judged_anew(files):
-    async with opened(files) as ledger:
-        with files.held("write"):
-            gone = asyncio.create_task(ledger.delete())
-            await files.until("write")
-            files.refusals["write"].append(errno.ENOSPC)
-            update = asyncio.create_task(ledger.update(book, 1))
-            await turns()
-        with pytest.raises(StorageError):
-            await gone
-        assert (await update).version == 2
-        with files.held("write"):
-            gone = asyncio.create_task(ledger.delete())
-            await files.until("write")
-            update = asyncio.create_task(ledger.update(book, 2))
-            await turns()
-        assert (await gone).version == 3
-        with pytest.raises(StateNotFoundError):
-            await update
-
-
 # --- a disk that fails ----------------------------------------------------------------------------------------------
 
 
@@ -348,23 +272,6 @@ async def test_a_full_disk_fails_exactly_the_changes_of_that_flush(files, refuse
         assert list(again.state.log) == log[:-1]
         await again.redo()
         assert list(again.state.log) == log
-
-
-async def test_the_recipe_of_a_caller_that_is_gone_is_not_run_again(files):
-    async with opened(files) as ledger:
-        with files.held("write"):
-            first = asyncio.create_task(ledger.update(book, 0))
-            await files.until("write")
-            gone = asyncio.create_task(ledger.update(book, 1))
-            stays = asyncio.create_task(ledger.update(book, 2))
-            await turns()
-            files.refusals["write"].append(errno.ENOSPC)
-            gone.cancel()
-            await turns()
-        with pytest.raises(StorageError):
-            await first
-        assert (await stays).version == 2
-        assert list(ledger.state.log) == [2]
 
 
 @pytest.mark.parametrize("unsynced", ["torn", "lost", "kept"])
@@ -446,14 +353,16 @@ class Script:
 async def test_a_crash_at_any_call_loses_no_acknowledged_update_and_keeps_no_half_of_another(caplog):
     probe = FaultyFileSystem()
     await Script(probe).play()
+    assert any("state-" in path for path in probe.paths()), "the journal was compacted on the way"
     for at in range(1, probe.calls + 1):
-        files = FaultyFileSystem(seed=at)
-        files.crash(at=at)
-        script = Script(files)
-        with contextlib.suppress(ReactStateError):
-            await script.play()
-        for unsynced in ("torn", "lost", "kept"):
-            await script.check(files.after_crash(unsynced))
+        for seed in range(3):
+            files = FaultyFileSystem(seed=at * 3 + seed)
+            files.crash(at=at)
+            script = Script(files)
+            with contextlib.suppress(ReactStateError):
+                await script.play()
+            for unsynced in ("torn", "lost", "kept"):
+                await script.check(files.after_crash(unsynced))
 
 
 @pytest.mark.parametrize("operation", ["pwrite", "fdatasync", "truncate", "rename", "open", "sync_directory", "remove"])
@@ -539,17 +448,18 @@ async def test_a_snapshot_or_restore_cancelled_at_any_await_happens_whole_or_not
 # --- the end --------------------------------------------------------------------------------------------------------
 
 
-async def test_closing_amid_a_flush_that_fails_lets_those_behind_it_finish(files):
+async def test_closing_amid_a_flush_that_fails_lets_those_finish_that_still_wait_behind_it(files):
     ledger = await opened(files)
     with files.held("write"):
         inside = asyncio.create_task(ledger.update(book, 0))
         await files.until("write")
         behind = [asyncio.create_task(ledger.update(book, number)) for number in (1, 2, 3)]
         judged = asyncio.create_task(ledger.update(book, 4, expected_version=1))
+        gone = asyncio.create_task(ledger.update(book, 5))
         await turns()
+        gone.cancel()
         files.refusals["write"].append(errno.ENOSPC)
         closing = asyncio.create_task(ledger.aclose())
-        late = ledger.update
         await turns()
     await closing
     with pytest.raises(StorageError):
@@ -558,7 +468,7 @@ async def test_closing_amid_a_flush_that_fails_lets_those_behind_it_finish(files
     with pytest.raises(ConflictError):
         await judged
     with pytest.raises(ClosedError):
-        late(book, 5)
+        ledger.update(book, 6)
     assert (await head_of(files))[1]["log"] == [1, 2, 3]
 
 
@@ -625,14 +535,6 @@ async def test_a_change_that_cannot_be_encoded_fails_alone_wherever_it_stands_in
         check_history(ledger, rest)
         await ledger.update(book, 9)
     assert (await head_of(files))[1]["log"] == [*rest, 9]
-
-
-async def test_an_integer_of_5000_digits_is_refused_and_hurts_nobody(place):
-    async with place.open(Ledger()) as ledger:
-        calls = [ledger.update({"n": 10**5000}), ledger.update(book, 1), ledger.set(Ledger(n=1))]
-        results = await asyncio.gather(*calls, return_exceptions=True)
-        assert isinstance(results[0], StateValidationError | CodecError)
-        assert [one.version for one in results[1:]] == [2, 3]
 
 
 async def test_labels_that_are_no_text_are_refused_by_every_verb_wherever_the_state_is_kept(place):

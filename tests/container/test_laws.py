@@ -307,6 +307,16 @@ class Machine(RuleBasedStateMachine):
 
         return self.loop.run_until_complete(awaited())
 
+    def settle(self) -> None:
+        """Let what goes on in the background come to its end, so that a fault hits what it is meant for."""
+
+        async def settled() -> None:
+            await self.board._committer.settle()
+            while self.board._committer._saving is not None:
+                await asyncio.sleep(0.0001)
+
+        self.run(settled())
+
     def reopen(self, what: Any = Board) -> None:
         persistence = self.kind("/state", filesystem=self.files)
         config = StateConfig(history_size=self.size)
@@ -355,6 +365,7 @@ class Machine(RuleBasedStateMachine):
     def full_disk(self, title: str) -> None:
         if self.model.state["title"] == title:
             return
+        self.settle()
         self.files.fail("pwrite", error=errno.ENOSPC)
         self.files.fail("pwrite", nth=2, error=errno.ENOSPC)
         self.files.fail("pwrite", nth=3, error=errno.ENOSPC)
@@ -367,6 +378,7 @@ class Machine(RuleBasedStateMachine):
     def failed_sync(self, title: str) -> None:
         if self.model.state["title"] == title:
             return
+        self.settle()
         self.files.fail("fdatasync")
         with pytest.raises(UnknownOutcomeError):
             self.run(self.board.update({"title": title}))

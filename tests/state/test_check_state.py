@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from reactstate.errors import StateDefinitionError, StateValidationError
+from reactstate.state.fieldtypes import register_scalar
 from reactstate.state.maps import Map
 from reactstate.state.state import State
 from reactstate.testing.check import check_state
@@ -119,6 +120,29 @@ def test_a_validator_that_refuses_its_own_result_is_found_and_named() -> None:
         text: Annotated[Path, PlainValidator(lambda value: Path("x") if isinstance(value, Path) else value)] = Path("y")
 
     check_state(Lying, Lying())
+
+
+def test_a_scalar_that_its_reader_refuses_is_found_and_named() -> None:
+    class Ticket:
+        pass
+
+    tickets = [Ticket()]
+    reads: list[str] = []
+
+    def read(text: str) -> Ticket:
+        reads.append(text)
+        if len(reads) > 1:
+            raise LookupError("used")
+        return tickets[0]
+
+    register_scalar(Ticket, encode=lambda ticket: "ticket", decode=read)
+
+    class Show(State):
+        name: str = ""
+        ticket: Ticket
+
+    with pytest.raises(StateDefinitionError, match=r"Show\.ticket cannot be read back from its document: 'ticket' is not"):
+        check_state(Show, Show(ticket=tickets[0]))
 
 
 def test_without_hypothesis_the_defaults_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from datetime import date, datetime
 from functools import cached_property
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
@@ -255,6 +257,70 @@ def test_a_class_that_refers_to_one_not_defined_yet_says_so_when_it_is_used() ->
     assert Late(early=Early()).early == Early()
 
 
+_CIRCLE = """
+from __future__ import annotations
+from reactstate.state.state import State
+
+class First(State):
+    second: Second | None = None
+    thirds: list[Third] = []
+
+class Second(State):
+    third: Third | None = None
+
+class Third(State):
+    first: First | None = None
+    bad: {annotation} = None
+"""
+
+
+@pytest.fixture
+def circle(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return what defines a module with three classes that refer to each other."""
+    module = types.ModuleType("circle")
+    monkeypatch.setitem(sys.modules, "circle", module)
+
+    def define(annotation: str) -> dict[str, Any]:
+        exec(compile(_CIRCLE.format(annotation=annotation), "circle", "exec"), module.__dict__)
+        return module.__dict__
+
+    return define
+
+
+@pytest.mark.parametrize("used_first", ["First", "Second", "Third"])
+@pytest.mark.parametrize("how", ["made", "read", "compiled"])
+def test_a_circle_of_states_is_finished_when_the_last_is_known(circle: Any, used_first: str, how: str) -> None:
+    found = circle("int | None")
+    if how == "made":
+        found[used_first]()
+    elif how == "read":
+        from_document(found[used_first], {})
+    else:
+        kind_of(found[used_first])
+    first, second, third = found["First"], found["Second"], found["Third"]
+    state = first(second=second(third=third(first=first(thirds=[third()]))))
+    assert is_frozen(state)
+    assert is_frozen(first.model_validate({"thirds": [{"first": {"thirds": [{}]}}]}))
+    assert is_frozen(third.model_validate_json('{"first": {"thirds": [{"first": {"thirds": []}}]}}'))
+    assert states_equal(from_document(first, to_document(state)), state)
+    with pytest.raises(pydantic.ValidationError, match="stands where"):
+        third(first=type("Sub", (first,), {})())
+
+
+def test_a_circle_with_a_refused_class_cannot_be_used_anywhere(circle: Any) -> None:
+    with pytest.raises(StateDefinitionError, match=r"Third\.bad: object cannot be a field"):
+        circle("object")
+    found = vars(sys.modules["circle"])
+    for name in ("First", "Second"):
+        for _ in range(2):
+            with pytest.raises((StateDefinitionError, pydantic.PydanticUserError)):
+                found[name]()
+
+
+def test_the_kind_of_a_published_plain_model_is_that_of_its_class() -> None:
+    assert kind_of(type(Trunk().branch)) is kind_of(Branch)
+
+
 def test_generic_states_have_their_names_versions_and_checks_per_parametrisation() -> None:
     state = Box[list[int]](content=[1], others=[[2]])
     assert is_frozen(state)
@@ -464,6 +530,78 @@ def test_a_validator_that_returns_another_type_is_refused_when_the_value_is_set(
 
     with pytest.raises(pydantic.ValidationError, match="a Needed lacks 'x'; make it with its constructor"):
         Half(needed=Needed(x=1))
+
+
+@pytest.mark.parametrize(
+    ("annotation", "value", "wrong", "sentence"),
+    [
+        (list[int], [1], (1,), "a tuple stands where a list is declared"),
+        (dict[str, int], {"a": 1}, Map({"a": 1}), "a Map stands where a dict is declared"),
+        (Map[str, int], {"a": 1}, {"a": 1}, "a dict stands where a Map is declared"),
+        (set[int], {1}, frozenset((1,)), "a frozenset stands where a set is declared"),
+        (frozenset[int], {1}, {1}, "a set stands where a set is declared"),
+        (tuple[int, int], (1, 2), [1, 2], "a list stands where a tuple is declared"),
+        (tuple[int, int], (1, 2), (1, 2, 3), "2 parts are declared, not 3"),
+        (int | list[int], 1, {1}, "a set is not one of the declared types"),
+        (Leaf, Leaf(), Branch(), "a Branch stands where Leaf is declared"),
+        (Literal["a", "b"], "a", 5, "a int stands where a literal is declared"),
+        (date, date(2020, 1, 1), "x", "a str stands where a date is declared"),
+    ],
+)
+def test_what_a_validator_returns_must_be_of_the_declared_type(
+    annotation: Any, value: Any, wrong: Any, sentence: str
+) -> None:
+    box: list[Any] = []
+    checked = Annotated[annotation, AfterValidator(lambda found: box[0] if box else found)]
+    cls = type("One", (State,), {"__annotations__": {"value": checked, "values": dict[str, checked]}, "values": {}})
+    state = cls(value=value, values={"a": value})
+    assert is_frozen(state)
+    document = to_document(state)
+    assert states_equal(from_document(cls, document), state)
+    box.append(wrong)
+    with pytest.raises(pydantic.ValidationError, match=sentence):
+        cls(value=value)
+    for recipe in ({"value": value}, lambda draft: draft.values.update(b=value)):
+        with pytest.raises(StateValidationError, match=sentence):
+            produce(state, recipe)
+
+
+def test_free_form_json_may_have_a_validator_of_its_own() -> None:
+    def no_secret(value: Any) -> Any:
+        if "secret" in str(value):
+            raise ValueError("no secrets")
+        return value
+
+    class Free(State):
+        value: Annotated[JsonValue, AfterValidator(no_secret)] = None
+        values: list[Annotated[JsonValue, AfterValidator(no_secret)]] = []
+        models: list[Annotated[Leaf, AfterValidator(no_secret)]] = []
+
+    state = Free(value={"a": [1]}, values=[{"b": [2]}], models=[Leaf()])
+    assert is_frozen(state)
+
+    def recipe(draft: Any) -> None:
+        draft.value["a"].append({"c": []})
+        draft.values[0]["b"].append(3)
+        draft.values.append([4])
+        draft.models.append(Leaf(names=["x"]))
+        draft.models[0].names.append("y")
+
+    new = produce(state, recipe).state
+    assert is_frozen(new)
+    assert to_document(new) == {
+        "models": [{"extra": {}, "names": ["y"]}, {"extra": {}, "names": ["x"]}],
+        "value": {"a": [1, {"c": []}]},
+        "values": [{"b": [2, 3]}, [4]],
+    }
+    for bad in (
+        lambda draft: draft.value["a"].append("secret"),
+        lambda draft: draft.values[0].update(x="secret"),
+        lambda draft: draft.models[0].names.append("secret"),
+        lambda draft: draft.models.append(Leaf(names=["secret"])),
+    ):
+        with pytest.raises(StateValidationError, match="no secrets"):
+            produce(state, bad)
 
 
 def test_model_validators_before_and_wrap_validate_the_whole_model_again() -> None:
@@ -708,6 +846,20 @@ def test_fields_may_have_the_names_of_pydantics_own_attributes() -> None:
     new = produce(Leafy(), {"copy": 7, "dict": 8}).state
     assert (new.copy, new.dict) == (7, 8)
     assert produce(Template[int](schema=1), {"schema": 2}).state.schema == 2
+
+
+def test_what_pydantic_has_under_these_names_still_works_on_instances() -> None:
+    with pytest.warns(DeprecationWarning, match="dict"):
+        assert Range().dict() == {"low": 0, "high": 0, "calls": 0}  # type: ignore[deprecated]
+    with pytest.raises(AttributeError):
+        Range.dict  # noqa: B018
+
+
+def test_merge_is_for_the_class_to_define() -> None:
+    from reactstate.errors import MergeUnsupportedError
+
+    with pytest.raises(MergeUnsupportedError, match=r"Range does not define merge\(self, other\)"):
+        Range().merge(Range())
 
 
 def test_merge_and_check_transition_cannot_be_fields() -> None:

@@ -569,6 +569,82 @@ def test_slices_of_models_keep_their_drafts() -> None:
     assert new.children[1] is base.children[4]
 
 
+class Rows(State):
+    rows: list[dict[str, int]] = []
+    sets: list[set[int]] = []
+    maps: list[Map[str, int]] = []
+    perhaps: list[Child | None] = []
+    by_name: dict[str, Child | None] = {}
+    nested: list[list[int]] = []
+    table: dict[str, list[int]] = {}
+
+
+def test_parts_that_were_only_read_or_changed_back_are_shared() -> None:
+    base = Rows(
+        rows=[{"a": 1}, {"b": 2}],
+        sets=[{1}, {2}],
+        maps=[Map({"a": 1})],
+        perhaps=[None, Child()],
+        by_name={"a": None, "b": Child()},
+        nested=[[1], [2]],
+        table={"a": [1], "b": [2]},
+    )
+
+    def recipe(draft: Any) -> None:
+        assert draft.rows[1]["b"] == 2
+        assert 2 in draft.sets[1]
+        assert draft.maps[0]["a"] == 1
+        draft.rows.insert(0, {"new": 1})
+        draft.sets.insert(0, {0})
+        draft.maps.insert(0, {})
+        assert draft.perhaps[0] is None
+        draft.perhaps.insert(0, None)
+        assert draft.perhaps[1] is None
+        assert draft.by_name["a"] is None
+        draft.nested[0] = [5]
+        draft.nested[0].append(6)
+        draft.nested[0] = [1]
+        draft.nested[1].append(3)
+        draft.nested[1].pop()
+        draft.table["a"] = [1]
+        draft.table["b"] = [7]
+        draft.table["b"].append(8)
+        draft.rows[1]["a"] = 1
+        draft.sets[1].add(1)
+        draft.maps[1]["a"] = 1
+
+    new = produce(base, recipe).state
+    assert new.rows[1] is base.rows[0]
+    assert new.rows[2] is base.rows[1]
+    assert new.sets[1] is base.sets[0]
+    assert new.maps[1] is base.maps[0]
+    assert new.nested is base.nested
+    assert new.table["a"] is base.table["a"]
+    assert new.table["b"] == [7, 8]
+    assert new.by_name is base.by_name
+    assert produce(base, lambda d: (d.nested.__setitem__(0, [9]), d.nested[0].append(1))).state.nested == [[9, 1], [2]]
+    assert produce(base, lambda d: (d.nested[0].append(1), d.nested[0].pop())).state is base
+
+
+def test_the_class_of_a_draft_has_no_fields_as_attributes() -> None:
+    def recipe(draft: Board) -> None:
+        assert not hasattr(type(draft), "children")
+        object.__setattr__(draft, "numbers", [7])
+        with pytest.raises(StateValidationError):
+            object.__setattr__(draft, "numbers", "x")
+
+    assert run(recipe).numbers == [7]
+
+
+def test_a_node_is_abstract() -> None:
+    from reactstate.state.draft import Node
+
+    with pytest.raises(NotImplementedError):
+        Node().finish(None, [])
+    with pytest.raises(NotImplementedError):
+        Node().current()
+
+
 # --- dicts and maps -----------------------------------------------------------------------------------------------
 
 

@@ -110,6 +110,10 @@ class Dog(State):
     tricks: list[str] = []
 
 
+class Cow(State):
+    type: Literal["cow"] = "cow"
+
+
 class Fish(State):
     colour: str = ""
 
@@ -199,6 +203,8 @@ REFUSED: list[tuple[Any, str]] = [
     (Literal[Colour.RED, "Colour.RED"], "two of the literals look alike"),
     (Annotated[Cat, pydantic.Strict()], "strict is for values"),
     (list[Any], "name the type"),
+    (list[T], "give the generic class its arguments"),
+    (Literal[1.5], "."),
     (dict[str, Any], "name the type"),
     (dict[str, list[tuple[int, object]]], "name the type"),
 ]
@@ -313,6 +319,12 @@ ALLOWED: list[tuple[Any, list[Any]]] = [
     (Annotated[Cat | Dog, Field(discriminator="type")], [Cat(), Dog(tricks=["sit"])]),
     (list[Annotated[Cat | Dog, Field(discriminator="type")] | None], [[Cat(), None, Dog()]]),
     (Annotated[Cat | Dog, Discriminator("type")] | str, [Cat(), "none"]),
+    (Annotated[Cat | Dog, Discriminator("type")], [Cat(), Dog()]),
+    (Annotated[Annotated[Cat | Dog, Field(discriminator="type")] | Cow, Field(discriminator="type")], [Cow(), Dog()]),
+    (list[timedelta], [[timedelta(1)]]),
+    (Map[str, int] | None, [None, Map({"a": 1})]),
+    (frozenset[int] | None, [None, frozenset((1,))]),
+    (tuple[int, ...] | str, [(1,), "a"]),
     (Pair[int], [Pair[int](left=1, right=2)]),
     (Annotated[int, Field(gt=0)], [1]),
     (list[Annotated[int, Field(gt=0)]], [[1]]),
@@ -447,6 +459,22 @@ def test_a_subclass_of_a_scalar_that_would_lose_something_is_refused() -> None:
         One(at=Precise(2020, 1, 1))  # noqa: DTZ001
 
 
+def test_a_subclass_that_writes_itself_in_another_way_is_refused() -> None:
+    class Named(UUID):
+        def __str__(self) -> str:
+            return "me"
+
+    with pytest.raises(pydantic.ValidationError, match="a Named cannot be stored where a UUID is declared"):
+        field(UUID)(value=Named(int=1))
+
+
+def test_a_discriminator_may_be_given_as_an_object() -> None:
+    class Home(State):
+        pet: Cat | Dog = Field(default=Cat(), discriminator=Discriminator("type"))
+
+    assert from_document(Home, {"pet": {"type": "dog"}}).pet == Dog()
+
+
 def test_a_zone_becomes_the_offset_that_is_read_back() -> None:
     from datetime import timezone
     from zoneinfo import ZoneInfo
@@ -478,6 +506,11 @@ class Celsius:
         return core_schema.is_instance_schema(cls)
 
 
+class Kelvin(Celsius):
+    def __init__(self, degrees: float) -> None:
+        super().__init__(float(degrees))
+
+
 def test_a_registered_scalar_is_stored_by_its_functions_and_tried_when_it_is_set() -> None:
     register_scalar(Celsius, encode=lambda value: str(value.degrees), decode=lambda text: Celsius(float(text)))
     cls = field(list[Celsius])
@@ -486,6 +519,10 @@ def test_a_registered_scalar_is_stored_by_its_functions_and_tried_when_it_is_set
     assert states_equal(from_document(cls, {"value": ["1.5"]}), state)
     with pytest.raises(pydantic.ValidationError, match="this Celsius cannot be stored and read back"):
         cls(value=[Celsius(float("nan"))])
+
+    register_scalar(Kelvin, encode=lambda value: f"{value.degrees} K")
+    with pytest.raises(pydantic.ValidationError, match="this Kelvin cannot be stored and read back"):
+        field(Kelvin)(value=Kelvin(1.0))
 
     class Warm(Celsius):
         pass

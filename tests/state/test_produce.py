@@ -19,7 +19,7 @@ from reactstate.state.document import from_document, states_equal, to_document
 from reactstate.state.edits import apply_edits, invert_edits
 from reactstate.state.maps import Map
 from reactstate.state.patch import apply_patch, documents_equal
-from reactstate.state.produce import check_state_value, edit_between, produce, run_recipe
+from reactstate.state.produce import OpenDraft, check_state_value, edit_between, produce, run_recipe
 from reactstate.state.state import State
 
 
@@ -594,6 +594,13 @@ def test_a_transition_that_is_refused_changes_nothing() -> None:
     assert shipped.status == "shipped"
     assert produce(shipped, {"paid": 5}).state.paid == 5
     assert produce(shipped, {"status": "shipped"}).state is shipped, "nothing changed, so nothing is asked"
+
+
+def test_an_open_draft_asks_for_the_transition_too() -> None:
+    opened = OpenDraft(Order(status="shipped"))
+    opened.draft.status = "open"
+    with pytest.raises(TransitionError):
+        opened.finish()
 
 
 def test_model_validators_run_once_per_changed_model_innermost_first() -> None:

@@ -217,7 +217,7 @@ def type_of(value):
     """Return the declared class of a model, its published form, its draft or its stand-in."""
     if isinstance(value, Thing):
         return value.cls
-    return next(cls for cls in type(value).__mro__ if cls in MODEL_TYPES)
+    return next(cls for cls in type(value).__mro__ if not hasattr(cls, "__reactstate_derived__"))
 
 
 def plain(value):
@@ -254,137 +254,26 @@ def value_of(holder, value):
     return copy.deepcopy(value) if isinstance(holder, list | dict | Thing) else value
 
 
-def assign(holder, name, value):
-    setattr(holder, name, value if getattr(holder, name) is value else value_of(holder, value))
+def values_of(holder, values):
+    return [value_of(holder, value) for value in values]
 
 
-def put(holder, at, value):
-    holder[at] = value_of(holder, value)
+def put_back(holder, at):
+    value = value_of(holder, holder.pop(at))
+    holder.insert(at, value) if isinstance(holder, MutableSequence) else operator.setitem(holder, at, value)
 
 
-def put_what_stands_there(holder, at):
-    holder[at] = holder[at]
-
-
-def put_what_equals_it(holder, at, same):
-    holder[at] = same
+def put_slice(holder, where, several):
+    if where.step is None or len(several) == len(range(*where.indices(len(holder)))):
+        holder[where] = values_of(holder, several)
 
 
 def swap(holder, at, other):
     holder[at], holder[other] = value_of(holder, holder[other]), value_of(holder, holder[at])
 
 
-def delete(holder, at):
-    del holder[at]
-
-
-def pop(holder, at):
-    return holder.pop(at)
-
-
-def put_back(holder, at):
-    value = value_of(holder, holder.pop(at))
-    holder.insert(at, value) if isinstance(holder, MutableSequence) else put(holder, at, value)
-
-
-def clear(holder):
-    holder.clear()
-
-
-def append(holder, value):
-    holder.append(value_of(holder, value))
-
-
-def insert(holder, near, value):
-    holder.insert(near, value_of(holder, value))
-
-
-def extend(holder, several):
-    holder.extend([value_of(holder, value) for value in several])
-
-
-def extend_by_operator(holder, several):
-    holder += [value_of(holder, value) for value in several]
-
-
-def put_slice(holder, where, several):
-    if where.step is None or len(several) == len(range(*where.indices(len(holder)))):
-        holder[where] = [value_of(holder, value) for value in several]
-
-
-def delete_slice(holder, where):
-    del holder[where]
-
-
-def multiply(holder, times):
-    if isinstance(holder, list) and times > 1:
-        holder += copy.deepcopy(holder)
-    else:
-        holder *= times
-
-
-def remove_item(holder, at):
-    holder.remove(holder[at])
-
-
-def sort(holder):
-    holder.sort(key=order)
-
-
-def sort_back(holder):
-    holder.sort(key=order, reverse=True)
-
-
-def reverse(holder):
-    holder.reverse()
-
-
-def put_new(holder, key, value):
-    holder[key] = value_of(holder, value)
-
-
-def setdefault(holder, key, value):
-    holder.setdefault(key, value_of(holder, value))
-
-
-def discard_key(holder, key):
-    holder.pop(key, None)
-
-
 def update(holder, pairs):
     holder.update((key, value_of(holder, value)) for key, value in pairs)
-
-
-def merge(holder, pairs):
-    if isinstance(holder, dict):
-        update(holder, dict(pairs).items())
-    else:
-        holder |= dict(pairs)
-
-
-def add(holder, member):
-    holder.add(member)
-
-
-def discard(holder, member):
-    holder.discard(member)
-
-
-def remove(holder, member):
-    if member in holder:
-        holder.remove(member)
-
-
-def add_all(holder, members):
-    holder.update(members)
-
-
-def discard_all(holder, members):
-    holder.difference_update(members)
-
-
-def toggle_all(holder, members):
-    holder.symmetric_difference_update(members)
 
 
 def keep_all(holder, members):
@@ -395,20 +284,67 @@ def keep_all(holder, members):
         holder.intersection_update(members)
 
 
-def keep_by_operator(holder, members):
-    keep_all(holder, members) if isinstance(holder, set) else operator.iand(holder, members)
+def take(holder, at):
+    return holder.pop(at)
 
 
-def by_operator(holder, members, operation):
-    operation(holder, members)
+ASSIGN = (lambda holder, name, value: setattr(holder, name, value_of(holder, value)),)
+OF_BOTH = (
+    lambda holder, at, value: operator.setitem(holder, at, value_of(holder, value)),
+    lambda holder, at: operator.setitem(holder, at, holder[at]),
+    lambda holder, at, same: operator.setitem(holder, at, same),
+    lambda holder, at: operator.delitem(holder, at),
+    lambda holder: holder.clear(),
+    put_back,
+    swap,
+    take,
+    take,
+)
+OF_LISTS = (
+    lambda holder, value: holder.append(value_of(holder, value)),
+    lambda holder, near, value: holder.insert(near, value_of(holder, value)),
+    lambda holder, several: holder.extend(values_of(holder, several)),
+    lambda holder, several: operator.iadd(holder, values_of(holder, several)),
+    lambda holder, where: operator.delitem(holder, where),
+    lambda holder, times: operator.setitem(holder, slice(None), values_of(holder, [*holder] * times)),
+    lambda holder, times: operator.imul(holder, times) if is_draft(holder) else imul(holder, times),
+    lambda holder, at: holder.remove(holder[at]),
+    lambda holder: holder.sort(key=order),
+    lambda holder: holder.sort(key=order, reverse=True),
+    lambda holder: holder.reverse(),
+    put_slice,
+)
+OF_MAPPINGS = (
+    lambda holder, key, value: operator.setitem(holder, key, value_of(holder, value)),
+    lambda holder, key, value: holder.setdefault(key, value_of(holder, value)),
+    lambda holder, key: holder.pop(key, None),
+    lambda holder, pairs: (
+        operator.ior(holder, dict(pairs)) if is_draft(holder) else update(holder, dict(pairs).items())
+    ),
+    update,
+)
+OF_SETS = (
+    lambda holder, member: holder.add(member),
+    lambda holder, member: holder.discard(member),
+    lambda holder, member: holder.remove(member) if member in holder else None,
+    lambda holder, members: holder.update(members),
+    lambda holder, members: holder.difference_update(members),
+    lambda holder, members: holder.symmetric_difference_update(members),
+    lambda holder, members: operator.ior(holder, members),
+    lambda holder, members: operator.isub(holder, members),
+    lambda holder, members: operator.ixor(holder, members),
+    lambda holder, members: operator.iand(holder, members) if is_draft(holder) else keep_all(holder, members),
+    lambda holder: holder.clear(),
+    keep_all,
+)
+CALLS = {Thing: ASSIGN, list: OF_BOTH + OF_LISTS, dict: OF_BOTH + OF_MAPPINGS, set: OF_SETS}
 
 
-OF_BOTH = (put, put_what_stands_there, put_what_equals_it, swap, delete, pop, pop, put_back, clear)
-OF_LISTS = (append, insert, extend, extend_by_operator, put_slice, delete_slice, multiply, remove_item)
-ORDERING = (sort, sort_back, reverse)
-OF_MAPPINGS = (put_new, setdefault, discard_key, update, merge)
-OF_SETS = (add, discard, remove, add_all, discard_all, toggle_all, keep_all, keep_by_operator, by_operator, clear)
-CALLS = {Thing: (assign,), list: OF_BOTH + OF_LISTS + ORDERING, dict: OF_BOTH + OF_MAPPINGS, set: OF_SETS}
+def imul(holder, times):
+    if times > 0:
+        holder += copy.deepcopy(holder * (times - 1))
+    else:
+        holder.clear()
 
 
 class Part:
@@ -484,7 +420,7 @@ class Writer:
             call = None
             self.kinds.append(kind)
             return call, place, [], True
-        taken = holder[arguments[0]] if call is pop else None
+        taken = holder[arguments[0]] if call is take else None
         holds = isinstance(taken, Thing | list | dict | set)
         if holds:
             self.kinds.append(kind_of_part(taken, item_of(kind)))
@@ -518,8 +454,6 @@ class Writer:
             return slice(draw(edge), draw(edge), self.pick([None, None, 2, -1]))
         if name == "times":
             return self.pick([0, 1, 2] if len(holder) < 8 else [0, 1])
-        if name == "operation":
-            return self.pick([operator.ior, operator.isub, operator.ixor])
         if name == "key":
             return drawn(self.data, key_of(kind), MEMBERS)
         if name == "member":
@@ -824,7 +758,7 @@ def assert_dead(draft):
         if isinstance(draft, AbstractSet):
             attempts += [lambda: draft.add(0), lambda: draft.discard(0)]
         else:
-            attempts += [lambda: draft[0], lambda: draft.pop(0), lambda: put(draft, 0, 0), lambda: delete(draft, 0)]
+            attempts += [lambda: draft[0], lambda: draft.pop(0), lambda: operator.setitem(draft, 0, 0)]
     for attempt in attempts:
         with pytest.raises(FrozenStateError):
             attempt()
@@ -835,7 +769,7 @@ def assert_dead(draft):
 @settings(QUICK, max_examples=30)
 @given(data=st.data())
 def test_a_refused_value_leaves_the_draft_as_it_was(cls, data):
-    base = any_base(data, cls)
+    base = drawn(data, cls)
     writer = Writer(data, base)
     program = writer.write(6)
 
@@ -859,12 +793,16 @@ def wrong(draft):
         return [*(lambda name=name: setattr(draft, name, bad) for name in type_of(draft).model_fields)]
     if isinstance(draft, MutableSequence):
         attempts = [lambda: draft.append(bad), lambda: draft.insert(0, bad), lambda: put_slice(draft, slice(0), [bad])]
-        return [*attempts, lambda: draft.extend([*draft, bad]), lambda: put(draft, slice(None), [*draft, bad])]
+        return [
+            *attempts,
+            lambda: draft.extend([*draft, bad]),
+            lambda: operator.setitem(draft, slice(None), [*draft, bad]),
+        ]
     if isinstance(draft, MutableMapping):
-        old = [lambda key=key: put(draft, key, bad) for key in draft]
+        old = [lambda key=key: operator.setitem(draft, key, bad) for key in draft]
         return [
             *old,
-            lambda: put(draft, bad, bad),
+            lambda: operator.setitem(draft, bad, bad),
             lambda: draft.setdefault(bad, bad),
             lambda: draft.update({bad: bad}),
         ]
