@@ -139,7 +139,7 @@ class ConflictError(ReactStateError):
         """Keep what is current beside the message."""
         super().__init__(message)
         self.current = current
-        self.entries = dict(entries) if entries is not None else {}
+        self.entries: dict[str, Any] = dict(entries) if entries is not None else {}
 
 
 class TransientError(ReactStateError):
@@ -156,7 +156,7 @@ class TransactionConflict(TransientError):  # noqa: N818 - the public name
     def __init__(self, message: str, keys: Sequence[str] = ()) -> None:
         """Keep the keys beside the message."""
         super().__init__(message)
-        self.keys = tuple(keys)
+        self.keys: tuple[str, ...] = tuple(keys)
 
 
 class ContentionError(TransientError):

@@ -49,10 +49,10 @@ class Compression:
     def __init__(
         self, name: str, compress: Callable[[Buffer], bytes], decompress: Callable[[Buffer, int], bytes]
     ) -> None:
-        self.name = name
-        self.number = COMPRESSIONS.index(name)
-        self.compress = compress
-        self.decompress = decompress
+        self.name: str = name
+        self.number: int = COMPRESSIONS.index(name)
+        self.compress: Callable[[Buffer], bytes] = compress
+        self.decompress: Callable[[Buffer, int], bytes] = decompress
 
 
 def load_compression(name: str) -> Compression:

@@ -78,12 +78,12 @@ class Decoded:
         *,
         encrypted: bool,
     ) -> None:
-        self.document = document
-        self.schema = schema
-        self.type_name = next(iter(schema))
-        self.format = format
-        self.compression = compression
-        self.encrypted = encrypted
+        self.document: Any = document
+        self.schema: dict[str, int] = schema
+        self.type_name: str = next(iter(schema))
+        self.format: str = format
+        self.compression: str = compression
+        self.encrypted: bool = encrypted
 
 
 class Codec:
@@ -117,9 +117,9 @@ class Codec:
             raise SettingsError(f"max_bytes is {max_bytes}; it must be at least 1")
         self._format = load_format(format)
         self._compression = load_compression(compression)
-        self.encryption = encryption
-        self.max_bytes = max_bytes
-        self.allow_plaintext = allow_plaintext
+        self.encryption: Encryption | None = encryption
+        self.max_bytes: int = max_bytes
+        self.allow_plaintext: bool = allow_plaintext
 
     def __repr__(self) -> str:
         return (

@@ -44,11 +44,11 @@ class Format:
         *,
         checks_types: bool,
     ) -> None:
-        self.name = name
-        self.number = _NUMBERS[name]
-        self.encode = encode
-        self.decode = decode
-        self.checks_types = checks_types
+        self.name: str = name
+        self.number: int = _NUMBERS[name]
+        self.encode: Callable[[Any], bytes] = encode
+        self.decode: Callable[[Buffer], Any] = decode
+        self.checks_types: bool = checks_types
 
 
 def load_format(name: str) -> Format:

@@ -58,8 +58,8 @@ class Consumer:
     __slots__ = ("ended", "task")
 
     def __init__(self, task: asyncio.Task[Any] | None, ended: asyncio.Future[None]) -> None:
-        self.task = task
-        self.ended = ended
+        self.task: asyncio.Task[Any] | None = task
+        self.ended: asyncio.Future[None] = ended
 
 
 async def process_changes(

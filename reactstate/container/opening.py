@@ -45,7 +45,7 @@ class Opening(Generic[C]):
 
     if not TYPE_CHECKING:
 
-        def __getattr__(self, name):
+        def __getattr__(self, name: str) -> Any:
             raise AttributeError(f"{name!r}: the container is not open yet; await open(...), or use it with async with")
 
     async def __aenter__(self) -> C:

@@ -34,7 +34,7 @@ class BoundedStaleness(Consistency):
     def __init__(self, max_lag: timedelta) -> None:
         if max_lag < timedelta(0):
             raise ValueError("max_lag must be zero or more")
-        self.max_lag = max_lag
+        self.max_lag: timedelta = max_lag
 
     def __repr__(self) -> str:
         return f"BoundedStaleness(max_lag={self.max_lag!r})"

@@ -37,9 +37,9 @@ class BlobFolder:
         self._files = files
         self._sealing = sealing
         self._clock = clock
-        self.writing = asyncio.Lock()
-        self.closed = False
-        self.directory = os.path.join(directory, BLOB_DIRECTORY)  # noqa: PTH118 - paths are strings here
+        self.writing: asyncio.Lock = asyncio.Lock()
+        self.closed: bool = False
+        self.directory: str = os.path.join(directory, BLOB_DIRECTORY)  # noqa: PTH118 - paths are strings here
 
     def _path(self, name: str) -> str:
         return os.path.join(self.directory, blob_file(check_blob_name(name)))  # noqa: PTH118 - as above

@@ -36,14 +36,14 @@ class Segment:
         *,
         continues: bool,
     ) -> None:
-        self.path = path
-        self.serial = serial
-        self.base = base
-        self.horizon = horizon
-        self.payload = payload
-        self.end = end
-        self.format_id = format_id
-        self.continues = continues
+        self.path: str = path
+        self.serial: int = serial
+        self.base: int = base
+        self.horizon: int = horizon
+        self.payload: bytes = payload
+        self.end: int = end
+        self.format_id: int = format_id
+        self.continues: bool = continues
 
 
 class Scan:
@@ -65,7 +65,7 @@ class Scan:
         self.snapshots: list[int] = []
         self.segments: list[Segment] = []
         self.torn: str | None = None
-        self.torn_bytes = 0
+        self.torn_bytes: int = 0
         self.temporary: list[str] = []
 
 
@@ -94,13 +94,13 @@ class Recovered:
         snapshot_version: int,
         frame_bytes: int,
     ) -> None:
-        self.loaded = loaded
-        self.segment = segment
-        self.end = end
-        self.last_version = last_version
-        self.schema = schema
-        self.snapshot_version = snapshot_version
-        self.frame_bytes = frame_bytes
+        self.loaded: Loaded = loaded
+        self.segment: Segment | None = segment
+        self.end: int = end
+        self.last_version: int = last_version
+        self.schema: SchemaTag | None = schema
+        self.snapshot_version: int = snapshot_version
+        self.frame_bytes: int = frame_bytes
 
 
 class Chain:
@@ -127,7 +127,7 @@ class Chain:
         """Go on from *snapshot*."""
         self.version = snapshot.version
         self.document = snapshot.document
-        self.schema = snapshot.schema
+        self.schema: SchemaTag = snapshot.schema
         self.change_id = snapshot.change_id
         self.created_at_ns = snapshot.created_at_ns
         self.updated_at_ns = snapshot.updated_at_ns

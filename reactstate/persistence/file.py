@@ -116,7 +116,7 @@ class FilePersistence(StatePersistence[S], Generic[S]):
             raise SettingsError(f"durability is {durability!r}; it must be one of {', '.join(_DURABILITIES)}")
         if not 0 < flush_interval < math.inf:
             raise SettingsError(f"flush_interval is {flush_interval!r}; it must be a number of seconds above 0")
-        self.read_only = bool(read_only)
+        self.read_only: bool = bool(read_only)
         self._durability = durability
         self._flush_interval = flush_interval
         self._sealing = Sealing(format, compression, encryption)

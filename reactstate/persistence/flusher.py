@@ -76,11 +76,11 @@ class Batch:
     __slots__ = ("count", "done", "error", "first", "future", "parts", "schema", "signal")
 
     def __init__(self, first: int, count: int, parts: bytes, schema: SchemaTag) -> None:
-        self.first = first
-        self.count = count
-        self.parts = parts
-        self.schema = schema
-        self.done = False
+        self.first: int = first
+        self.count: int = count
+        self.parts: bytes = parts
+        self.schema: SchemaTag = schema
+        self.done: bool = False
         self.error: BaseException | None = None
         self.future: asyncio.Future[None] | None = None
         self.signal: LockType | None = None

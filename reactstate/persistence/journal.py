@@ -49,11 +49,11 @@ class Turn:
     __slots__ = ("anew", "forced", "horizon", "schema", "version")
 
     def __init__(self, schema: SchemaTag, version: int, horizon: int, *, anew: bool, forced: bool = False) -> None:
-        self.schema = schema
-        self.version = version
-        self.horizon = horizon
-        self.anew = anew
-        self.forced = forced
+        self.schema: SchemaTag = schema
+        self.version: int = version
+        self.horizon: int = horizon
+        self.anew: bool = anew
+        self.forced: bool = forced
 
 
 class Journal:
@@ -99,7 +99,7 @@ class Journal:
         self._directory = directory
         self._sealing = sealing
         self._ahead = durability == "always"
-        self.publish_written = durability == "never"
+        self.publish_written: bool = durability == "never"
         self._handle: int = -1
         self._publisher: int = -1
         self._allocated: int = 0

@@ -74,16 +74,16 @@ class Record:
         patch: list[dict[str, Any]],
         inverse: list[dict[str, Any]] | None = None,
     ) -> None:
-        self.version = version
-        self.change_id = change_id
-        self.timestamp_ns = timestamp_ns
-        self.kind = kind
-        self.actor = actor
-        self.action = action
-        self.tags = tags
-        self.target = target
-        self.patch = patch
-        self.inverse = inverse
+        self.version: int = version
+        self.change_id: str = change_id
+        self.timestamp_ns: int = timestamp_ns
+        self.kind: str = kind
+        self.actor: str | None = actor
+        self.action: str | None = action
+        self.tags: Mapping[str, Any] | None = tags
+        self.target: int | None = target
+        self.patch: list[dict[str, Any]] = patch
+        self.inverse: list[dict[str, Any]] | None = inverse
 
 
 class Snapshot:
@@ -111,13 +111,13 @@ class Snapshot:
         updated_at_ns: int,
         tags: Mapping[str, Any] | None = None,
     ) -> None:
-        self.version = version
-        self.document = document
-        self.schema = schema
-        self.change_id = change_id
-        self.created_at_ns = created_at_ns
-        self.updated_at_ns = updated_at_ns
-        self.tags = tags
+        self.version: int = version
+        self.document: Any = document
+        self.schema: SchemaTag = schema
+        self.change_id: str = change_id
+        self.created_at_ns: int = created_at_ns
+        self.updated_at_ns: int = updated_at_ns
+        self.tags: Mapping[str, Any] | None = tags
 
 
 class Loaded:
@@ -134,9 +134,9 @@ class Loaded:
     __slots__ = ("dropped_bytes", "head", "history")
 
     def __init__(self, head: Snapshot, history: list[Era], dropped_bytes: int = 0) -> None:
-        self.head = head
-        self.history = history
-        self.dropped_bytes = dropped_bytes
+        self.head: Snapshot = head
+        self.history: list[Era] = history
+        self.dropped_bytes: int = dropped_bytes
 
 
 class Era:
@@ -151,9 +151,9 @@ class Era:
     __slots__ = ("document", "records", "schema")
 
     def __init__(self, schema: SchemaTag, records: list[Record], document: Any) -> None:
-        self.schema = schema
-        self.records = records
-        self.document = document
+        self.schema: SchemaTag = schema
+        self.records: list[Record] = records
+        self.document: Any = document
 
 
 class BlobInfo:
@@ -168,9 +168,9 @@ class BlobInfo:
     __slots__ = ("modified_ns", "name", "size_bytes")
 
     def __init__(self, name: str, size_bytes: int, modified_ns: int) -> None:
-        self.name = name
-        self.size_bytes = size_bytes
-        self.modified_ns = modified_ns
+        self.name: str = name
+        self.size_bytes: int = size_bytes
+        self.modified_ns: int = modified_ns
 
 
 class StatePersistence(ABC, Generic[S]):

@@ -46,11 +46,11 @@ class VerifyReport:
     __slots__ = ("blobs", "bytes", "frames", "problems", "records", "snapshots")
 
     def __init__(self) -> None:
-        self.records = 0
-        self.frames = 0
-        self.snapshots = 0
-        self.blobs = 0
-        self.bytes = 0
+        self.records: int = 0
+        self.frames: int = 0
+        self.snapshots: int = 0
+        self.blobs: int = 0
+        self.bytes: int = 0
         self.problems: list[CorruptionError] = []
 
     def __repr__(self) -> str:
@@ -74,9 +74,9 @@ class RecoverReport:
     __slots__ = ("blobs", "lost", "problems", "records", "version")
 
     def __init__(self) -> None:
-        self.version = 0
-        self.records = 0
-        self.blobs = 0
+        self.version: int = 0
+        self.records: int = 0
+        self.blobs: int = 0
         self.lost: list[tuple[int, int]] = []
         self.problems: list[CorruptionError] = []
 

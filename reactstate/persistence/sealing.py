@@ -73,9 +73,9 @@ class Sealing:
     __slots__ = ("_encode", "codec", "format_id")
 
     def __init__(self, format: str, compression: str, encryption: Encryption | None) -> None:  # noqa: A002 - the public name
-        self.codec = Codec(format=format, compression=compression, encryption=encryption)
+        self.codec: Codec = Codec(format=format, compression=compression, encryption=encryption)
         chosen = load_format(format)
-        self.format_id = chosen.number
+        self.format_id: int = chosen.number
         self._encode = chosen.encode
 
     # --- records ------------------------------------------------------------------------------------------------

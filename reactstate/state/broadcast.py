@@ -66,7 +66,7 @@ class Broadcast(Generic[T]):
     def __init__(self, capacity: int = 1000, *, version_of: Callable[[T], int] = attrgetter("version")) -> None:
         if capacity < 1:
             raise ValueError(f"capacity must be at least 1, not {capacity}")
-        self.capacity = capacity
+        self.capacity: int = capacity
         self._version_of = version_of
         self._lock = threading.Lock()
         self._ring: deque[tuple[int, T]] = deque(maxlen=capacity)

@@ -69,9 +69,9 @@ class Origin:
     __slots__ = ("_end", "cls", "raw", "schema")
 
     def __init__(self, cls: type[Any], schema: dict[str, int], document: Any = None, *, raw: bool = False) -> None:
-        self.raw = raw
-        self.cls = cls
-        self.schema = schema
+        self.raw: bool = raw
+        self.cls: type[Any] = cls
+        self.schema: dict[str, int] = schema
         self._end: tuple[StateChange[Any] | None, Any] = (None, document)
 
     @property
@@ -335,10 +335,10 @@ class StateMetadata:
     def __init__(
         self, version: int, created_at: datetime, updated_at: datetime, tags: Mapping[str, Any], state: Any
     ) -> None:
-        self.version = version
-        self.created_at = created_at
-        self.updated_at = updated_at
-        self.tags = tags
+        self.version: int = version
+        self.created_at: datetime = created_at
+        self.updated_at: datetime = updated_at
+        self.tags: Mapping[str, Any] = tags
         self._state = state
         self._checksum: str | None = None
 
@@ -368,7 +368,7 @@ class VersionedState(Generic[S]):
         self._state = state
         self._change = change
         self._created_ns = created_ns
-        self.transaction_id = transaction_id
+        self.transaction_id: str | None = transaction_id
         self._metadata: StateMetadata | None = None
 
     @property

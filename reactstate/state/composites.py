@@ -52,10 +52,10 @@ class ListKind(Kind):
     def __init__(self, annotation: Any, item: Kind) -> None:
         self.annotation = annotation
         self.item = item
-        self.natural = item.natural
-        self.custom = item.custom
-        self.recursive = item.recursive
-        self.versioned = item.versioned
+        self.natural: bool = item.natural
+        self.custom: bool = item.custom
+        self.recursive: bool = item.recursive
+        self.versioned: bool = item.versioned
 
     @override
     def parts(self) -> Sequence[Kind]:
@@ -187,10 +187,10 @@ class DictKind(Kind):
         self.key = key
         self.value = value
         key.hashed = True
-        self.natural = key.text and value.natural
-        self.custom = key.custom or value.custom
-        self.recursive = value.recursive
-        self.versioned = value.versioned
+        self.natural: bool = key.text and value.natural
+        self.custom: bool = key.custom or value.custom
+        self.recursive: bool = value.recursive
+        self.versioned: bool = value.versioned
 
     @override
     def parts(self) -> Sequence[Kind]:
@@ -357,8 +357,8 @@ class SetKind(Kind):
         self.item = item
         item.hashed = True
         self.mutable = self.editable = mutable
-        self.exact = item.exact
-        self.custom = item.custom
+        self.exact: bool = item.exact
+        self.custom: bool = item.custom
 
     @override
     def parts(self) -> Sequence[Kind]:
@@ -447,10 +447,10 @@ class TupleKind(Kind):
         self.annotation = annotation
         self.items = items
         self.variadic = variadic
-        self.exact = all(item.exact for item in items)
-        self.custom = any(item.custom for item in items)
-        self.recursive = any(item.recursive for item in items)
-        self.versioned = any(item.versioned for item in items)
+        self.exact: bool = all(item.exact for item in items)
+        self.custom: bool = any(item.custom for item in items)
+        self.recursive: bool = any(item.recursive for item in items)
+        self.versioned: bool = any(item.versioned for item in items)
 
     @override
     def parts(self) -> Sequence[Kind]:

@@ -66,12 +66,12 @@ class StateConfig:
             )
         if on_lag not in {"raise", "resync"}:
             raise SettingsError(f'on_lag must be "raise" or "resync", not {on_lag!r}')
-        self.history_size = history_size
-        self.history_retention = history_retention
-        self.buffer_size = buffer_size
-        self.snapshot_interval = snapshot_interval
-        self.max_snapshots = max_snapshots
-        self.concurrency = concurrency
+        self.history_size: int = history_size
+        self.history_retention: timedelta | None = history_retention
+        self.buffer_size: int = buffer_size
+        self.snapshot_interval: timedelta | int | None = snapshot_interval
+        self.max_snapshots: int = max_snapshots
+        self.concurrency: str = concurrency
         self.on_lag: Literal["raise", "resync"] = on_lag
 
     def __repr__(self) -> str:

@@ -64,9 +64,9 @@ class ViewChange(Generic[T]):
     __slots__ = ("new_state", "old_state", "version")
 
     def __init__(self, version: int, old_state: T, new_state: T) -> None:
-        self.version = version
-        self.old_state = old_state
-        self.new_state = new_state
+        self.version: int = version
+        self.old_state: T = old_state
+        self.new_state: T = new_state
 
     def __repr__(self) -> str:
         return f"ViewChange(version={self.version}, {self.old_state!r} -> {self.new_state!r})"

@@ -153,7 +153,7 @@ class Session:
     __slots__ = ("drafts", "open")
 
     def __init__(self) -> None:
-        self.open = True
+        self.open: bool = True
         self.drafts: list[Any] = []
 
 

@@ -40,11 +40,11 @@ class Splice:
     __slots__ = ("added", "kind", "path", "removed", "start")
 
     def __init__(self, path: Path, kind: ListKind, start: int, removed: Sequence[Any], added: Sequence[Any]) -> None:
-        self.path = path
-        self.kind = kind
-        self.start = start
-        self.removed = removed
-        self.added = added
+        self.path: Path = path
+        self.kind: ListKind = kind
+        self.start: int = start
+        self.removed: Sequence[Any] = removed
+        self.added: Sequence[Any] = added
 
 
 class Members:
@@ -60,10 +60,10 @@ class Members:
     __slots__ = ("added", "kind", "path", "removed")
 
     def __init__(self, path: Path, kind: SetKind, removed: frozenset[Any], added: frozenset[Any]) -> None:
-        self.path = path
-        self.kind = kind
-        self.removed = removed
-        self.added = added
+        self.path: Path = path
+        self.kind: SetKind = kind
+        self.removed: frozenset[Any] = removed
+        self.added: frozenset[Any] = added
 
 
 Edit: TypeAlias = "Assign | Splice | Members"

@@ -268,11 +268,11 @@ class Scalar(Kind):
     ) -> None:
         self.annotation = annotation
         self.types = types
-        self.wire = frozenset((wire,))
-        self.plain = encode is None
+        self.wire: frozenset[Wire] = frozenset((wire,))
+        self.plain: bool = encode is None
         self.natural = natural
         self.exact = exact
-        self.text = annotation is str
+        self.text: bool = annotation is str
         self._encode = encode
         self._decode = decode
         self._subclasses = subclasses
@@ -351,7 +351,7 @@ class FloatKind(Scalar):
 
     def __init__(self) -> None:
         super().__init__(float, (float,), "float", _encode_float, _decode_float)
-        self.wire = frozenset(("float", "string"))
+        self.wire: frozenset[Wire] = frozenset(("float", "string"))
 
     @override
     def diff(self, old: Any, new: Any, path: Path, edits: list[Edit]) -> None:
@@ -414,9 +414,9 @@ class LiteralKind(Scalar):
         for value in values:
             document = _literal_document(value)
             self.members[type_of(document), document] = value
-        self.wire = frozenset(_WIRE[kind] for kind, _ in self.members)
+        self.wire: frozenset[Wire] = frozenset(_WIRE[kind] for kind, _ in self.members)
         self.plain = self.natural = kinds <= {str, int, bool, type(None)}
-        self.text = kinds == {str}
+        self.text: bool = kinds == {str}
 
     @override
     def encode(self, value: Any) -> Any:

@@ -144,7 +144,7 @@ class ModelKind(Kind):
 
     def __init__(self, cls: type[Any]) -> None:
         self.annotation = self.cls = cls
-        self.frozen = frozen_class(cls)
+        self.frozen: type[Any] = frozen_class(cls)
         self.type_name: str | None = getattr(cls, "__reactstate_type_name__", None)
         self.schema_version: int = getattr(cls, "__reactstate_schema_version__", 0)
         self.migrations: dict[int, Callable[[Any], Any]] = getattr(cls, "__reactstate_migrations__", {})
@@ -154,7 +154,7 @@ class ModelKind(Kind):
         self.paths: dict[str, Path] = {}
         self.names: list[str] = []
         found = cls.__pydantic_decorators__
-        self.validated = bool(
+        self.validated: bool = bool(
             found.field_validators or found.model_validators or found.validators or found.root_validators
         )
         self.versioned = self.type_name is not None
@@ -168,10 +168,10 @@ class ModelKind(Kind):
         self.paths = {name: (None, self, name) for name in fields}
         self.names = sorted(fields)
         self._encoders = [(name, None if fields[name].plain else fields[name]) for name in self.names]
-        self.versioned = self.versioned or any(kind.versioned for kind in fields.values())
-        self.recursive = self.recursive or any(kind.recursive for kind in fields.values())
+        self.versioned: bool = self.versioned or any(kind.versioned for kind in fields.values())
+        self.recursive: bool = self.recursive or any(kind.recursive for kind in fields.values())
         # what a validator of the user's is given must not depend on how the document was written
-        self.natural = not self.validated and not self.recursive and all(kind.natural for kind in fields.values())
+        self.natural: bool = not self.validated and not self.recursive and all(kind.natural for kind in fields.values())
 
     def prepare(self) -> type[Any]:
         """Make what drafts need, when the first of them is made, and return their class."""

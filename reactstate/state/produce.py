@@ -41,8 +41,8 @@ class Produced(Generic[S]):
 
     def __init__(self, base: S, state: S, edits: list[Edit]) -> None:
         self._base = base
-        self.state = state
-        self.edits = edits
+        self.state: S = state
+        self.edits: list[Edit] = edits
         self._patch: Patch | None = None
         self._inverse: Patch | None = None
 
@@ -124,7 +124,7 @@ class OpenDraft(Generic[S]):
     def __init__(self, base: S) -> None:
         self._base = base
         self._node = begin(kind_of(type(base)), base)
-        self.draft = self._node.draft
+        self.draft: Any = self._node.draft
 
     def finish(self) -> tuple[S, list[Edit]]:
         """Close the draft; return the new state and its edits, or the base and none."""

@@ -52,7 +52,7 @@ class _Opened(threading.local):
         return any(state is one for one in self.states)
 
 
-opened = _Opened()
+opened: _Opened = _Opened()
 
 
 class _Opening:
@@ -435,10 +435,14 @@ class Rules:
                 after = {"type": "function-after", "function": node["function"], "schema": after}
         self.assign: Callable[[Any, str, Any], Any] = _validator(inner, definitions, config).validate_assignment
         self._after = None if after["type"] == "any" else _validator(after, [], config)
-        self.plain = self._after is None and not self.rebuild
+        self.plain: bool = self._after is None and not self.rebuild
         validated = _validated_fields(cls)
-        self.whole = frozenset(name for name, field in kind.fields.items() if field.whole or name in validated)
-        self.quick = {name: quick for name, field in inner["fields"].items() if (quick := _quick(field, config or {}))}
+        self.whole: frozenset[str] = frozenset(
+            name for name, field in kind.fields.items() if field.whole or name in validated
+        )
+        self.quick: dict[str, type[Any]] = {
+            name: quick for name, field in inner["fields"].items() if (quick := _quick(field, config or {}))
+        }
 
     def after(self, state: Any) -> Any:
         """Run the model's after-validators on *state* and return what they return.

@@ -28,11 +28,11 @@ class SnapshotInfo:
     __slots__ = ("automatic", "created_at", "id", "name", "version")
 
     def __init__(self, id: str, name: str, version: int, created_at: datetime, *, automatic: bool) -> None:  # noqa: A002 - the public name
-        self.id = id
-        self.name = name
-        self.version = version
-        self.created_at = created_at
-        self.automatic = automatic
+        self.id: str = id
+        self.name: str = name
+        self.version: int = version
+        self.created_at: datetime = created_at
+        self.automatic: bool = automatic
 
     def __repr__(self) -> str:
         return f"SnapshotInfo(id={self.id!r}, name={self.name!r}, version={self.version})"

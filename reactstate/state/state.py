@@ -219,13 +219,14 @@ class State(BaseModel):
             """Validate *values* like the constructor: an unchecked state could not be stored."""
             return cls.model_validate(values, by_name=True)
 
-    def check_transition(self, previous: Self) -> None:
+    # Any, so that a class may name itself where it overrides these
+    def check_transition(self, previous: Any) -> None:
         """Refuse a change by raising TransitionError; called with the state before, after all validators.
 
         The default allows everything.
         """
 
-    def merge(self, other: Self) -> Self:  # noqa: ARG002 - subclasses use it
+    def merge(self, other: Any) -> Self:  # noqa: ARG002 - subclasses use it
         """Return what this state and *other* become together; used by ``container.merge``.
 
         Raises:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from reactstate.clock import Clock
     from reactstate.state.edits import Edit
+    from reactstate.state.models import ModelKind
 
 __all__ = ["Plan", "Planner", "Timeline", "action_of", "check_labels", "check_tags"]
 
@@ -55,11 +56,11 @@ class Plan(Generic[S]):
         action: str | None = None,
         target: int | None = None,
     ) -> None:
-        self.change_type = change_type
-        self.state = state
-        self.edits = edits
-        self.action = action
-        self.target = target
+        self.change_type: ChangeType = change_type
+        self.state: S | None = state
+        self.edits: list[Edit] = edits
+        self.action: str | None = action
+        self.target: int | None = target
 
     @classmethod
     def update(cls, state: S, edits: list[Edit]) -> Plan[S]:
@@ -151,8 +152,8 @@ class Timeline(Generic[S]):
     def __init__(
         self, cls: type[S], clock: Clock, history_size: int = 1000, history_retention: timedelta | None = None
     ) -> None:
-        self.cls = cls
-        self.kind = kind_of(cls)
+        self.cls: type[S] = cls
+        self.kind: ModelKind = kind_of(cls)
         self.history: History[S] = History(history_size, history_retention, clock)
         self._extend = self.history.extend
         self._changes = self.history._changes

@@ -35,19 +35,19 @@ class UnionKind(Kind):
         self.annotation = annotation
         self.members = members
         self.discriminator = discriminator
-        self.wire = frozenset[Wire]().union(*(member.wire for member in members))
-        self.plain = all(member.plain for member in members)
+        self.wire: frozenset[Wire] = frozenset[Wire]().union(*(member.wire for member in members))
+        self.plain: bool = all(member.plain for member in members)
         values = [member for member in members if not isinstance(member, NoneKind)]
-        self.natural = all(member.natural for member in members) and (
+        self.natural: bool = all(member.natural for member in members) and (
             len(values) == 1 or all(member.plain or member.is_model for member in values)
         )
-        self.exact = all(member.exact for member in members) and (
+        self.exact: bool = all(member.exact for member in members) and (
             sum(bool(member.wire & _NUMBERS) for member in members) <= 1
         )
-        self.custom = any(member.custom for member in members)
-        self.recursive = any(member.recursive for member in members)
-        self.editable = any(member.editable for member in members)
-        self.versioned = any(member.versioned for member in members)
+        self.custom: bool = any(member.custom for member in members)
+        self.recursive: bool = any(member.recursive for member in members)
+        self.editable: bool = any(member.editable for member in members)
+        self.versioned: bool = any(member.versioned for member in members)
 
     @override
     def parts(self) -> Sequence[Kind]:
@@ -148,8 +148,8 @@ class JsonKind(Kind):
 
     def __init__(self, annotation: Any) -> None:
         self.annotation = annotation
-        self.mapping = DictKind(annotation, Scalar(str, (str,), "string", exact=True), self)
-        self.array = ListKind(annotation, self)
+        self.mapping: DictKind = DictKind(annotation, Scalar(str, (str,), "string", exact=True), self)
+        self.array: ListKind = ListKind(annotation, self)
 
     @override
     def parts(self) -> Sequence[Kind]:

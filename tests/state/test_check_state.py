@@ -112,7 +112,9 @@ def test_a_validator_that_refuses_its_own_result_is_found_and_named() -> None:
                 raise ValueError("too long")
             return value * 2
 
-    with pytest.raises(StateDefinitionError, match=r"Short\.name cannot be read back from its document: Value error, too long; "):
+    with pytest.raises(
+        StateDefinitionError, match=r"Short\.name cannot be read back from its document: Value error, too long; "
+    ):
         check_state(Short)
 
     class Lying(State):
@@ -141,7 +143,9 @@ def test_a_scalar_that_its_reader_refuses_is_found_and_named() -> None:
         name: str = ""
         ticket: Ticket
 
-    with pytest.raises(StateDefinitionError, match=r"Show\.ticket cannot be read back from its document: 'ticket' is not"):
+    with pytest.raises(
+        StateDefinitionError, match=r"Show\.ticket cannot be read back from its document: 'ticket' is not"
+    ):
         check_state(Show, Show(ticket=tickets[0]))
 
 

@@ -47,7 +47,9 @@ def is_frozen(value: Any) -> bool:
         return all(is_frozen(value.__dict__[name]) for name in type(value).model_fields)
     if isinstance(value, BaseModel):
         cls: Any = type(value)
-        return "__reactstate_derived__" in vars(cls) and all(is_frozen(value.__dict__[name]) for name in cls.model_fields)
+        return "__reactstate_derived__" in vars(cls) and all(
+            is_frozen(value.__dict__[name]) for name in cls.model_fields
+        )
     if isinstance(value, list):
         return type(value) is FrozenList and all(map(is_frozen, value))
     if isinstance(value, dict):
@@ -818,7 +820,7 @@ NAMES = (
 
 @pytest.mark.filterwarnings("error")
 def test_fields_may_have_the_names_of_pydantics_own_attributes() -> None:
-    namespace = {"__annotations__": {name: "list[int]" for name in NAMES}, **{name: [1] for name in NAMES}}
+    namespace = {"__annotations__": dict.fromkeys(NAMES, "list[int]"), **{name: [1] for name in NAMES}}
 
     class Named(State):
         vars().update(namespace)
@@ -890,7 +892,9 @@ def test_json_input_has_the_same_limits_as_python_input() -> None:
         Any_.model_validate_json('{"value": NaN}')
     with pytest.raises(pydantic.ValidationError):
         Any_.model_validate_json('{"value": [Infinity]}')
-    assert Any_.model_validate_json('{"value": {"a": [1, 2.5, null, true, "x"]}}').value == {"a": [1, 2.5, None, True, "x"]}
+    assert Any_.model_validate_json('{"value": {"a": [1, 2.5, null, true, "x"]}}').value == {
+        "a": [1, 2.5, None, True, "x"]
+    }
 
 
 def test_discriminated_unions_of_states_and_plain_models() -> None:

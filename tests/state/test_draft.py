@@ -302,26 +302,38 @@ def test_no_draft_can_be_used_after_its_recipe() -> None:
 
     def recipe(draft: Board) -> None:
         kept.extend(
-            [draft, draft.a, draft.children[0], draft.children.pop(), draft.plain, draft.entries["e"], draft.by_name["k"]]
+            [
+                draft,
+                draft.a,
+                draft.children[0],
+                draft.children.pop(),
+                draft.plain,
+                draft.entries["e"],
+                draft.by_name["k"],
+            ]
         )
         kept.extend([draft.numbers, draft.table, draft.table["x"], draft.tags, draft.entries, draft.anything])
 
     new = run(recipe)
     for draft in kept:
         for use in (
-            lambda draft: draft.n,
-            lambda draft: setattr(draft, "n", 1),
-            lambda draft: delattr(draft, "n"),
-            lambda draft: draft.model_dump(),
-            lambda draft: vars(draft),
-        ) if isinstance(draft, BaseModel) else (
-            len,
-            list,
-            copy.copy,
-            lambda draft: draft == [],
-            lambda draft: 1 in draft,
-            lambda draft: draft.clear(),
-            lambda draft: draft.copy(),
+            (
+                lambda draft: draft.n,
+                lambda draft: setattr(draft, "n", 1),
+                lambda draft: delattr(draft, "n"),
+                lambda draft: draft.model_dump(),
+                lambda draft: vars(draft),
+            )
+            if isinstance(draft, BaseModel)
+            else (
+                len,
+                list,
+                copy.copy,
+                lambda draft: draft == [],
+                lambda draft: 1 in draft,
+                lambda draft: draft.clear(),
+                lambda draft: draft.copy(),
+            )
         ):
             with pytest.raises(FrozenStateError, match="while its recipe runs"):
                 use(draft)
@@ -550,7 +562,7 @@ def test_a_list_may_change_while_it_is_iterated_over() -> None:
     plain = [3, 1, 2]
     for number in plain:
         if number < 6:
-            plain.append(number + 3)  # noqa: B909 - that is the subject
+            plain.append(number + 3)
     new = run(recipe)
     assert new.numbers == plain
     assert [child.n for child in new.children] == [1, 2, 3, 5]

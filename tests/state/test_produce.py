@@ -273,7 +273,10 @@ def _json_steps(draw: Any) -> Callable[[Any], Any]:
     key, value = draw(KEYS), draw(JSON)
 
     def change(x: Any) -> None:
-        for one in (x.anything, _some(x.anything, key) if not isinstance(x.anything, str) and _sized(x.anything) else None):
+        for one in (
+            x.anything,
+            _some(x.anything, key) if not isinstance(x.anything, str) and _sized(x.anything) else None,
+        ):
             if hasattr(one, "append"):
                 one.append(like(x, value))
             elif hasattr(one, "keys"):
@@ -439,7 +442,9 @@ def test_a_whole_new_state_gives_patches_and_edits_as_a_recipe_does(base: Plant,
 def test_going_back_many_versions_at_once_leads_to_the_first(base: Plant, recipes: list[Any]) -> None:
     states, undo = [base], []
     for recipe in recipes:
-        state, edits = run_recipe(states[-1], lambda draft, recipe=recipe: [change(draft) for change in recipe] and None)
+        state, edits = run_recipe(
+            states[-1], lambda draft, recipe=recipe: [change(draft) for change in recipe] and None
+        )
         states.append(state)
         undo.append(invert_edits(edits))
     newest = to_document(states[-1])
@@ -660,8 +665,7 @@ def test_a_validator_that_undoes_the_change_gives_the_base_itself() -> None:
 
         @model_validator(mode="after")
         def clamp(self) -> Self:
-            if self.n > 10:
-                self.n = 10
+            self.n = min(self.n, 10)
             return self
 
     class Owner(State):
