@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from reactstate.state.state import State, migration, state_key
     from reactstate.state.subscription import Subscription
     from reactstate.state.watch import Watch
+    from reactstate.testing.check import check_state
 
 __version__ = "0.1.0"
 
@@ -103,6 +104,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "state.state": ("State", "migration", "state_key"),
     "state.subscription": ("Subscription",),
     "state.watch": ("Watch",),
+    "testing.check": ("check_state",),
 }
 
 __all__ = [
@@ -182,6 +184,7 @@ __all__ = [
     "Watch",
     "WrongContextError",
     "apply_patch",
+    "check_state",
     "derive",
     "diff",
     "from_document",

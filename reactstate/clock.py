@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import time
 from datetime import UTC, datetime, timedelta
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 __all__ = ["Clock", "ManualClock", "SystemClock", "to_datetime"]
 
@@ -40,8 +40,19 @@ class SystemClock:
 
     __slots__ = ()
 
-    time_ns = staticmethod(time.time_ns)
-    monotonic = staticmethod(time.monotonic)
+    if TYPE_CHECKING:
+
+        def time_ns(self) -> int:
+            """Return the time of day as nanoseconds since 1970 (UTC)."""
+            ...
+
+        def monotonic(self) -> float:
+            """Return seconds from an arbitrary start; never goes back."""
+            ...
+
+    else:  # the functions themselves, as they are called at every change
+        time_ns = staticmethod(time.time_ns)
+        monotonic = staticmethod(time.monotonic)
 
     async def sleep(self, seconds: float) -> None:
         """Sleep on the event loop."""

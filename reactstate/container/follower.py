@@ -15,7 +15,7 @@ import logging
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from reactstate.container.stored import settled_change, stored_change
-from reactstate.errors import CompactedError, LaggedError, PatchError
+from reactstate.errors import CompactedError, LaggedError, PatchError, StorageError
 from reactstate.state.change import Origin
 from reactstate.state.document import from_document, schema_of
 from reactstate.state.patch import apply_patch, invert
@@ -39,16 +39,16 @@ async def follow(container: Lifecycle[S], loaded: Loaded | None) -> None:
     try:
         while True:
             version = container.version
+            cause: Exception | None = None
             try:
                 await _follow_on(container, loaded)
-            except (CompactedError, PatchError):
-                stuck += 1
-                if stuck == _ATTEMPTS:
-                    raise
+            except (CompactedError, PatchError) as exc:
+                cause = exc
             loaded = await container._persistence.load(history=1)
             _jump(container, loaded)
-            if container.version > version:
-                stuck = 0
+            stuck = 0 if container.version > version else stuck + 1
+            if stuck == _ATTEMPTS:
+                raise StorageError("what the writer published leads no further than what is here") from cause  # noqa: TRY301 - the way out of the loop
     except Exception:
         _LOGGER.exception("following the writer ended; open the container again to see newer changes")
         container._end_watching()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from reactstate.errors import CompactedError, CorruptionError, PatchError
 from reactstate.persistence.protocol import Era, Loaded, Snapshot
@@ -125,12 +125,12 @@ class Chain:
 
     def begin(self, snapshot: Snapshot) -> None:
         """Go on from *snapshot*."""
-        self.version = snapshot.version
-        self.document = snapshot.document
+        self.version: int = snapshot.version
+        self.document: Any = snapshot.document
         self.schema: SchemaTag = snapshot.schema
-        self.change_id = snapshot.change_id
-        self.created_at_ns = snapshot.created_at_ns
-        self.updated_at_ns = snapshot.updated_at_ns
+        self.change_id: str = snapshot.change_id
+        self.created_at_ns: int = snapshot.created_at_ns
+        self.updated_at_ns: int = snapshot.updated_at_ns
         self.tags = snapshot.tags
 
     def end_era(self) -> None:

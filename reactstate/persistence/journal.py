@@ -103,7 +103,7 @@ class Journal:
         self._handle: int = -1
         self._publisher: int = -1
         self._allocated: int = 0
-        self.path = directory
+        self.path: str = directory
         self.serial: int = 0
         self.base: int = 0
         self.horizon: int = 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar, cast
 from uuid import UUID
 
 import uuid_utils
@@ -419,7 +419,7 @@ class VersionedState(Generic[S]):
             return self.version == other.version and mine is theirs
         return states_equal(mine, theirs)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__: ClassVar[None]  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         return f"VersionedState(version={self.version}, state={self._state!r})"

@@ -356,7 +356,8 @@ class SetKind(Kind):
         self.annotation = annotation
         self.item = item
         item.hashed = True
-        self.mutable = self.editable = mutable
+        self.mutable: bool = mutable
+        self.editable: bool = mutable
         self.exact: bool = item.exact
         self.custom: bool = item.custom
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, MutableSet
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from typing_extensions import override
 
@@ -29,14 +29,7 @@ class ContainerDraft(Node):
     __slots__ = ()
 
     def __init__(self, kind: Any, base: Any, owner: Node, key: Any) -> None:
-        self.kind = kind
-        self.base = base
-        self.owner = owner
-        self.key = key
-        self.dirty = False
-        self.kids = None
-        self.dirty_kids = {}
-        self.session = session_of(owner)
+        self.place(kind, base, owner, key)
 
     def validated(self, kind: Kind, value: Any) -> Any:
         """Return *value* as one element of *kind*.
@@ -65,7 +58,7 @@ class ContainerDraft(Node):
     def __eq__(self, other: object) -> bool:
         return bool(self.current() == (node_of(other).current() if is_draft(other) else other))
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__: ClassVar[None]  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         if not session_of(self).open:
@@ -203,7 +196,7 @@ class DictDraft(ContainerDraft, MutableMapping[Any, Any]):
             return self.copy() == other.copy()
         return isinstance(other, Mapping) and self.copy() == other
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__: ClassVar[None]  # type: ignore[assignment]
 
     @override
     def current(self) -> Any:
@@ -406,7 +399,7 @@ class SetDraft(ContainerDraft, MutableSet[Any]):
     def __eq__(self, other: object) -> bool:
         return ContainerDraft.__eq__(self, other)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__: ClassVar[None]  # type: ignore[assignment]
 
     @override
     def current(self) -> Any:

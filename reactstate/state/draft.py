@@ -82,6 +82,17 @@ class Node:
     dirty_kids: dict[Any, Node]
     session: Session | None
 
+    def place(self, kind: Any, base: Any, owner: Node, key: Any) -> None:
+        """Stand at *key* in *owner*, with nothing written yet."""
+        self.kind = kind
+        self.base = base
+        self.owner = owner
+        self.key = key
+        self.dirty = False
+        self.kids = None
+        self.dirty_kids = {}
+        self.session = session_of(owner)
+
     def touch(self) -> None:
         """Note that something here was written, up to the root."""
         node = self
@@ -342,7 +353,7 @@ def _assign(self: Any, node: ModelNode, name: str, value: Any) -> None:
             setter.fset(self, value)
             return
         raise StateValidationError(f"{kind.cls.__name__} has no field {name!r}")
-    if node.kids is not None and node.kids.get(name) is value:
+    if value is not None and node.kids is not None and node.kids.get(name) is value:
         return  # the draft that stands there already, as after ``draft.items += [1]``
     fields = node.fields
     made = _assigned(kind, fields, name, settle(value))

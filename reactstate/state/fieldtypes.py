@@ -14,6 +14,7 @@ import pathlib
 import types
 from datetime import date, datetime
 from enum import Enum
+from numbers import Number
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -334,6 +335,11 @@ def _of_models(kind: Kind) -> bool:
 
 def _check_decidable(one: Kind, other: Kind, where: str, discriminator: str | None) -> None:
     shared = one.wire & other.wire
+    if any(_is_confused(a, b) or _is_confused(b, a) for a in _members(one) for b in _members(other)):
+        raise StateDefinitionError(
+            f"{where}: {_name(other.annotation)} and {_name(one.annotation)} are confused by pydantic, for which "
+            "1 == 1.0 == True; use literals of one type, or a State with a field for each"
+        )
     if not shared or (discriminator is not None and _of_models(one) and _of_models(other)):
         return
     if one.plain and other.plain and (isinstance(one, LiteralKind) or isinstance(other, LiteralKind)):
@@ -348,6 +354,20 @@ def _check_decidable(one: Kind, other: Kind, where: str, discriminator: str | No
         f"{where}: {names} look alike in a document ({', '.join(sorted(shared))}); "
         "use one of them, or a State with a field for each"
     )
+
+
+def _members(kind: Kind) -> list[Kind]:
+    return [part for one in kind.members for part in _members(one)] if isinstance(kind, UnionKind) else [kind]
+
+
+def _is_confused(literal: Kind, other: Kind) -> bool:
+    """Say whether a value of *other* may be taken for a literal: pydantic compares those by ``==``."""
+    if not isinstance(literal, LiteralKind) or not isinstance(other, Scalar):
+        return False
+    if not (literal.plain and other.plain) and not {*literal.types}.isdisjoint(other.types):
+        return True
+    mine, theirs = ({one for one in kind.types if issubclass(one, Number)} for kind in (literal, other))
+    return bool(mine) and bool(theirs) and mine != theirs
 
 
 def _generic(annotation: Any, origin: Any, arguments: tuple[Any, ...], where: str) -> Kind:

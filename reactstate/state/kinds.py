@@ -389,15 +389,28 @@ class EnumKind(Scalar):
             enum,
             (enum,),
             "int" if flag or kinds == {int} else "string",
-            _enum_value if by_value else _enum_name,
+            _flag_value if flag else _enum_value if by_value else _enum_name,
             enum if by_value else enum.__getitem__,
-            natural=by_value,
+            natural=by_value and not flag and all(map(_is_read_as_it_is, enum)),
             exact=True,
         )
 
 
+def _is_read_as_it_is(member: Enum) -> bool:
+    """Say whether pydantic finds *member* by its value: an int beyond 64 bits it does not."""
+    value: Any = member.value
+    return type(value) is str or -_INT64 <= value < _INT64
+
+
+_INT64 = 1 << 63
+
+
 def _enum_value(member: Any) -> Any:
     return member.value
+
+
+def _flag_value(member: Any) -> Any:
+    return int(member.value)  # ``Access(False)`` makes a member whose value is False, for the whole process
 
 
 def _enum_name(member: Any) -> Any:
@@ -415,7 +428,8 @@ class LiteralKind(Scalar):
             document = _literal_document(value)
             self.members[type_of(document), document] = value
         self.wire: frozenset[Wire] = frozenset(_WIRE[kind] for kind, _ in self.members)
-        self.plain = self.natural = kinds <= {str, int, bool, type(None)}
+        self.plain: bool = kinds <= {str, int, bool, type(None)}
+        self.natural: bool = self.plain
         self.text: bool = kinds == {str}
 
     @override

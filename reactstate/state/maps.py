@@ -7,7 +7,8 @@ one of 10 (hash array mapped trie after Bagwell, 2001, and Clojure; implemented 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
-from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar, get_args
+from operator import is_
+from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard, TypeVar, get_args
 
 import immutables
 from pydantic_core import core_schema
@@ -70,7 +71,7 @@ class Map(MutableMapping[K, V]):
             return bool(dict(self._entries.items()) == other)
         return NotImplemented
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__: ClassVar[None]  # type: ignore[assignment]
 
     def __repr__(self) -> str:
         return f"Map({dict(self._entries.items())!r})"
@@ -146,6 +147,7 @@ def validate_map(value: Any, handler: core_schema.ValidatorFunctionWrapHandler) 
         return Map(handler(value))
     before = dict(value.items())
     after: dict[Any, Any] = handler(before)
-    if len(after) == len(before) and all(key in after and after[key] is before[key] for key in before):
+    same = len(after) == len(before) and all(map(is_, after, before))  # 1, 1.0 and True are one key and three documents
+    if same and all(map(is_, after.values(), before.values())):
         return value
     return Map(after)

@@ -143,14 +143,15 @@ class ModelKind(Kind):
     is_model = True
 
     def __init__(self, cls: type[Any]) -> None:
-        self.annotation = self.cls = cls
+        self.annotation = cls
+        self.cls: type[Any] = cls
         self.frozen: type[Any] = frozen_class(cls)
         self.type_name: str | None = getattr(cls, "__reactstate_type_name__", None)
         self.schema_version: int = getattr(cls, "__reactstate_schema_version__", 0)
         self.migrations: dict[int, Callable[[Any], Any]] = getattr(cls, "__reactstate_migrations__", {})
         self.fields: dict[str, Kind] = {}
-        self.size = 0
-        self.known = False
+        self.size: int = 0
+        self.known: bool = False
         self.paths: dict[str, Path] = {}
         self.names: list[str] = []
         found = cls.__pydantic_decorators__

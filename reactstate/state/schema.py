@@ -424,7 +424,7 @@ class Rules:
             schema = harden(schema)
         definitions, around, model = _unwrapped(schema)
         config = model.get("config")
-        self.rebuild = any(node["type"] != "function-after" for node in around)
+        self.rebuild: bool = any(node["type"] != "function-after" for node in around)
         inner = model["schema"]
         while inner["type"] != "model-fields":
             self.rebuild = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import operator
 from collections.abc import Iterable, Iterator, MutableSequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import override
 
@@ -251,7 +251,7 @@ class ListDraft(ContainerDraft, MutableSequence[Any]):
     def __eq__(self, other: object) -> bool:
         return ContainerDraft.__eq__(self, other)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__: ClassVar[None]  # type: ignore[assignment]
 
     @override
     def current(self) -> Any:

@@ -136,7 +136,9 @@ class State(BaseModel):
     """
 
     # types that pydantic does not know are let through to be refused, with advice, by the check of the fields
-    model_config = ConfigDict(validate_default=True, arbitrary_types_allowed=True, ignored_types=(migration,))
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        validate_default=True, arbitrary_types_allowed=True, ignored_types=(migration,)
+    )
 
     if TYPE_CHECKING:
         __reactstate_type_name__: ClassVar[str]

@@ -162,8 +162,8 @@ class Timeline(Generic[S]):
         self.state: S | None = None
         self.version: int = 0
         nothing: StateChange[S] = StateChange(0, ChangeType.DELETE, None, [], 0, None, None, None)
-        self.head = nothing
-        self.tip = nothing
+        self.head: StateChange[S] = nothing
+        self.tip: StateChange[S] = nothing
         self.tip_state: S | None = None
         self.tip_version: int = 0
         self.undoable: list[int] = []
@@ -263,7 +263,8 @@ class Timeline(Generic[S]):
 
     def begin(self, snapshot: StateChange[S], state: S | None, created_ns: int) -> None:
         """Start from a version whose change is not in the history; *snapshot* stands for it."""
-        self.head = self.tip = snapshot
+        self.head = snapshot
+        self.tip = snapshot
         self.version = self.tip_version = snapshot.version
         self.state = self.tip_state = state
         self._created_ns = created_ns

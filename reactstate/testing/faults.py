@@ -80,8 +80,8 @@ class FaultyFileSystem(FileSystem):
 
     def __init__(self, seed: int = 0) -> None:
         self.counts: Counter[str] = Counter()
-        self.calls = 0
-        self.crashed = False
+        self.calls: int = 0
+        self.crashed: bool = False
         self._seed = seed
         self._random = random.Random(seed)  # noqa: S311 - not for secrets
         self._mutex = threading.RLock()

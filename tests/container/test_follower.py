@@ -8,18 +8,23 @@ import pytest
 
 from reactstate import (
     BoundedStaleness,
-    ConflictError,
+    ClosedError,
+    CompactedError,
+    DecodeError,
     FilePersistence,
     ManualClock,
+    PatchError,
     ReadOnlyError,
     State,
     StateConfig,
     StateContainer,
     StateNotFoundError,
     Strong,
-    WrongContextError,
     migration,
 )
+from reactstate.container.stored import stored_change
+from reactstate.persistence.protocol import Record
+from reactstate.state.change import Origin
 
 
 class Tally(State):
@@ -32,7 +37,7 @@ class Tally2(State, type_name="Tally", schema_version=2):
     log: list[int] = []
 
     @migration(from_version=1)
-    def renamed(document: Any) -> Any:
+    def renamed(document: Any) -> Any:  # noqa: N805 - a migration takes the document
         document["count"] = document.pop("n") * 100
         return document
 
@@ -42,7 +47,7 @@ def add(draft: Tally) -> None:
 
 
 async def until(condition: Any) -> None:
-    while not condition():
+    while not condition():  # noqa: ASYNC110 - what is waited for tells nobody
         await asyncio.sleep(0.001)
 
 
@@ -64,10 +69,32 @@ async def test_a_reader_sees_every_change_of_a_live_writer_in_order_and_once(dis
             assert (await anext(watching)).n == view.value // 2 == 61
             ours, theirs = list(reader.history), list(writer.history)
             assert [
-                (c.version, c.change_id, c.timestamp, c.actor, c.action, c.tags, c.patch, c.inverse, c.new_state, c.old_state)
+                (
+                    c.version,
+                    c.change_id,
+                    c.timestamp,
+                    c.actor,
+                    c.action,
+                    c.tags,
+                    c.patch,
+                    c.inverse,
+                    c.new_state,
+                    c.old_state,
+                )
                 for c in ours
             ] == [
-                (c.version, c.change_id, c.timestamp, c.actor, c.action, c.tags, c.patch, c.inverse, c.new_state, c.old_state)
+                (
+                    c.version,
+                    c.change_id,
+                    c.timestamp,
+                    c.actor,
+                    c.action,
+                    c.tags,
+                    c.patch,
+                    c.inverse,
+                    c.new_state,
+                    c.old_state,
+                )
                 for c in theirs
             ]
             assert (await reader.at(30)).n == 29
@@ -141,7 +168,9 @@ async def test_a_reader_that_was_left_behind_goes_on_from_the_newest_state(disk)
             assert reader.history[-1].new_state == writer.state
 
 
-@pytest.mark.parametrize("verb", ["update", "set", "delete", "merge", "undo", "redo", "rollback", "rollback_to", "edit"])
+@pytest.mark.parametrize(
+    "verb", ["update", "set", "delete", "merge", "undo", "redo", "rollback", "rollback_to", "edit"]
+)
 async def test_writing_is_refused_at_the_call(disk, verb):
     async with disk.open(Tally()), disk.open(Tally, read_only=True) as reader:
         arguments: dict[str, Any] = {"update": [add], "set": [Tally()], "merge": [Tally()], "rollback_to": [1]}
@@ -155,19 +184,18 @@ async def test_writing_is_refused_at_the_call(disk, verb):
 
 async def test_a_strong_read_sees_what_was_published_before_it(disk):
     clock = ManualClock()
-    async with disk.open(Tally()) as writer:
-        async with disk.open(Tally, read_only=True, clock=clock) as reader:
-            for number in range(1, 10):
-                await writer.update(add)
-                assert (await reader.get(Strong())).n == number
-            assert reader.replication_lag == timedelta(0)
-            clock.advance(3)
-            assert reader.replication_lag == timedelta(seconds=3)
+    async with disk.open(Tally()) as writer, disk.open(Tally, read_only=True, clock=clock) as reader:
+        for number in range(1, 10):
             await writer.update(add)
-            await reader.get(BoundedStaleness(timedelta(seconds=5)))
-            assert reader.replication_lag == timedelta(seconds=3)
-            assert (await reader.get(BoundedStaleness(timedelta(seconds=2)))).n == 10
-            assert reader.replication_lag == timedelta(0)
+            assert (await reader.get(Strong())).n == number
+        assert reader.replication_lag == timedelta(0)
+        clock.advance(3)
+        assert reader.replication_lag == timedelta(seconds=3)
+        await writer.update(add)
+        await reader.get(BoundedStaleness(timedelta(seconds=5)))
+        assert reader.replication_lag == timedelta(seconds=3)
+        assert (await reader.get(BoundedStaleness(timedelta(seconds=2)))).n == 10
+        assert reader.replication_lag == timedelta(0)
 
 
 async def test_a_reader_with_the_newer_class_follows_an_upgrade_of_its_writer(disk):
@@ -199,6 +227,47 @@ async def test_a_reader_with_the_older_class_stops_and_says_so(disk, caplog):
             await reader.get(Strong())
 
 
+@pytest.mark.parametrize("error", [CompactedError("no"), PatchError("no"), None])
+async def test_a_reader_that_can_go_no_further_stops_and_says_so(disk, caplog, error):
+    class Refusing(FilePersistence[Any]):
+        async def follow(self, since: int = 0, **arguments: Any) -> Any:
+            await asyncio.sleep(0)
+            if error is not None:
+                raise error
+            for record in ():
+                yield record
+
+    async with disk.open(Tally()) as writer:
+        refusing = Refusing("/state", filesystem=disk.files, read_only=True)
+        async with StateContainer.open(Tally, persistence=refusing) as reader:
+            assert [change async for change in reader.subscribe()] == []
+            assert "leads no further" in caplog.text
+            await writer.update(add)
+            assert (await reader.get(Strong())).n == 1  # who asks is still told
+
+
+async def test_a_strong_read_of_a_reader_that_lags_or_is_closed_meanwhile_is_right_or_refused(disk):
+    async with disk.open(Tally()) as writer:
+        reader = await disk.open(Tally, read_only=True, config=StateConfig(buffer_size=1))
+        for _ in range(20):
+            await asyncio.gather(*(writer.update(add) for _ in range(5)))
+            assert (await reader.get(Strong())).n == writer.state.n
+        await writer.update(add)
+        reading = asyncio.ensure_future(reader.get(Strong()))
+        await asyncio.sleep(0)
+        await reader.aclose()
+        outcome = (await asyncio.gather(reading, return_exceptions=True))[0]
+        assert isinstance(outcome, ClosedError) or outcome.n == writer.state.n
+
+
+def test_what_cannot_be_understood_of_a_record_is_a_decode_error():
+    origin = Origin(Tally, {"Tally": 1}, raw=True)
+    for kind, inverse in (("explode", []), ("update", None)):
+        record = Record(2, "0" * 32, 0, kind, None, None, None, None, [], inverse)
+        with pytest.raises(DecodeError, match="version 2"):
+            stored_change(record, origin)
+
+
 async def test_a_reader_ends_quietly_when_it_is_closed(disk, caplog):
     async with disk.open(Tally()) as writer:
         reader = await disk.open(Tally, read_only=True)
@@ -207,4 +276,3 @@ async def test_a_reader_ends_quietly_when_it_is_closed(disk, caplog):
         assert [change async for change in subscription] == []
         await writer.update(add)
     assert caplog.text == ""
-    assert ConflictError is not WrongContextError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import tracemalloc
 from datetime import UTC, datetime, timedelta
@@ -24,6 +25,11 @@ class Wide(State):
 
 def put(draft: Any, name: str, n: int) -> None:
     draft.items[name] = n
+
+
+def shuffle(draft: Shelf, n: int) -> None:
+    draft.order.insert(0, n)
+    draft.order.sort(reverse=n % 2 == 0)
 
 
 async def test_history_is_bounded_by_count_and_the_oldest_state_can_still_be_reached(place):
@@ -83,7 +89,7 @@ async def test_states_far_back_are_rebuilt_right_in_every_era_of_a_container(dis
                 elif n % 3 == 1:
                     await shelf.update(lambda d, n=n: d.tags.symmetric_difference_update({f"t{n % 4}"}))
                 else:
-                    await shelf.update(lambda d, n=n: (d.order.insert(0, n), d.order.sort(reverse=n % 2 == 0)) and None)
+                    await shelf.update(shuffle, n)
                 if shelf.version == len(expected):
                     expected.append(shelf.state)
             if era == 2:
@@ -97,7 +103,9 @@ async def test_states_far_back_are_rebuilt_right_in_every_era_of_a_container(dis
 
 async def test_a_kept_version_of_a_thousand_items_costs_little(place):
     kept = 300
-    async with place.open(Shelf(items={f"k{n}": n for n in range(1000)}), config=StateConfig(history_size=kept)) as shelf:
+    async with place.open(
+        Shelf(items={f"k{n}": n for n in range(1000)}), config=StateConfig(history_size=kept)
+    ) as shelf:
         for n in range(20):
             await shelf.update(put, f"k{n}", -n)
         gc.collect()
@@ -134,15 +142,13 @@ async def test_memory_stays_flat_once_the_history_is_full():
 
 
 async def test_a_follower_keeps_a_version_as_cheaply(disk):
-    import asyncio
-
     async with (
         disk.open(Shelf(items={f"k{n}": n for n in range(1000)})) as writer,
         disk.open(Shelf, read_only=True) as reader,
     ):
         for n in range(100):
             await writer.update(put, f"k{n}", -n)
-        while reader.version < writer.version:
+        while reader.version < writer.version:  # noqa: ASYNC110 - what is waited for tells nobody
             await asyncio.sleep(0.001)
         held = [change for change in reader.history if type(change._state) is Shelf]
         assert len(held) <= 10

@@ -133,7 +133,7 @@ async def test_on_change_sees_every_change_in_order_also_those_made_because_of_i
         undo = tally.on_change(first)
         tally.on_change(lambda change: heard.append(("second", change.version)))
         await tally.update(add)
-        while tally.state.n < 5:
+        while tally.state.n < 5:  # noqa: ASYNC110 - what is waited for tells nobody
             await asyncio.sleep(0)
         assert heard == [(who, version) for version in range(2, 7) for who in ("first", "second")]
         undo()

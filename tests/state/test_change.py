@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from itertools import pairwise
 from uuid import UUID
 
 import pytest
@@ -18,6 +19,11 @@ class Tally(State):
 class Other(State):
     n: int = 0
     tags: set[str] = set()
+
+
+def toggle(draft: Tally, n: int) -> None:
+    draft.n = n
+    draft.tags.symmetric_difference_update({f"t{n % 3}"})
 
 
 def test_a_change_tells_what_was_done_by_whom_and_when():
@@ -38,7 +44,7 @@ def test_a_change_tells_what_was_done_by_whom_and_when():
 def test_patch_and_inverse_lead_there_and_back_whatever_is_held():
     tally = AtomicState(Tally())
     for n in range(30):
-        tally.update(lambda d, n=n: (setattr(d, "n", n), d.tags.symmetric_difference_update({f"t{n % 3}"})) and None)
+        tally.update(toggle, n)
     for change in tally.history[1:]:
         old, new = to_document(change.old_state), to_document(change.new_state)
         assert apply_patch(old, change.patch) == new
@@ -128,7 +134,7 @@ def test_an_origin_rebuilds_documents_from_the_end_of_its_run():
         )
         for version in (2, 3, 4)
     ]
-    for one, following in zip(changes, changes[1:], strict=False):
+    for one, following in pairwise(changes):
         one._next = following
     origin.end(changes[-1], {"n": 4, "tags": []})
     assert [change.new_state.n for change in changes] == [2, 3, 4]

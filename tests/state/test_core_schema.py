@@ -884,15 +884,15 @@ def test_a_private_attribute_or_an_init_of_a_state_is_refused() -> None:
 
 
 def test_json_input_has_the_same_limits_as_python_input() -> None:
-    class Any_(State):
+    class Free(State):
         value: JsonValue = None
         at: date = date(2020, 1, 1)
 
     with pytest.raises(pydantic.ValidationError):
-        Any_.model_validate_json('{"value": NaN}')
+        Free.model_validate_json('{"value": NaN}')
     with pytest.raises(pydantic.ValidationError):
-        Any_.model_validate_json('{"value": [Infinity]}')
-    assert Any_.model_validate_json('{"value": {"a": [1, 2.5, null, true, "x"]}}').value == {
+        Free.model_validate_json('{"value": [Infinity]}')
+    assert Free.model_validate_json('{"value": {"a": [1, 2.5, null, true, "x"]}}').value == {
         "a": [1, 2.5, None, True, "x"]
     }
 

@@ -61,7 +61,7 @@ class Everything(State):
     at: datetime = datetime(2020, 1, 1)
     took: timedelta = timedelta(0)
     colour: Colour = Colour.RED
-    choice: Literal["a", 1, None] = "a"
+    choice: Literal["a", 1, None] = "a"  # noqa: PYI061 - None among literals is the subject
     anything: JsonValue = None
     items: list[Item] = []
     table: dict[str, list[int]] = {}

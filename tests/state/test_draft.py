@@ -193,6 +193,19 @@ def test_nested_drafts_can_be_swapped_moved_and_assigned_to_their_own_place() ->
     assert new.anything == {"b": 1, "all": [102]}
 
 
+def test_none_is_assigned_like_any_other_value_beside_drafts() -> None:
+    def recipe(draft: Board) -> None:
+        draft.a.n = 5
+        draft.perhaps = Child()
+        draft.perhaps = None
+        draft.anything = None
+        draft.title = "t"
+
+    new = run(recipe)
+    assert (new.a.n, new.perhaps, new.anything, new.title) == (5, None, None, "t")
+    assert run(lambda draft: (draft.a, setattr(draft, "perhaps", None)), Board(perhaps=Child())).perhaps is None
+
+
 def test_a_draft_put_into_a_new_value_is_copied_as_it_is_just_then() -> None:
     def recipe(draft: Board) -> None:
         draft.a.n = 5
@@ -469,8 +482,8 @@ def test_a_list_draft_reads_like_a_list() -> None:
         plain = [3, 1, 2]
         assert x[-1] == 2
         assert x[0:2] == [3, 1]
-        assert x + [1] == [*plain, 1]
-        assert [1] + x == [1, *plain]
+        assert x + [1] == [*plain, 1]  # noqa: RUF005 - the operator is the subject
+        assert [1] + x == [1, *plain]  # noqa: RUF005 - as above
         assert x * 2 == 2 * x == plain * 2
         assert x.index(2) == 2
         assert x.index(1, 1) == 1
@@ -718,7 +731,7 @@ def test_dict_drafts_read_like_dicts() -> None:
             assert x.copy() == {"a": 1, "b": 2}  # type: ignore[attr-defined]
             assert x.keys() == {"a", "b"}
             assert sorted(x.values()) == [1, 2]
-            assert sorted(reversed(x)) == ["a", "b"]  # type: ignore[call-overload]
+            assert [*reversed(x)] == [*x][::-1]  # type: ignore[call-overload]
             assert x != {"a": 1}
             assert x != 5
             for missing in (lambda x=x: x["z"], lambda x=x: x.pop("z"), lambda x=x: x.__delitem__("z")):

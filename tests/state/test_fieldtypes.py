@@ -269,7 +269,7 @@ ALLOWED: list[tuple[Any, list[Any]]] = [
     (Level, list(Level)),
     (Mixed, list(Mixed)),
     (Access, [Access.READ, Access.READ | Access.WRITE, Access(0)]),
-    (Literal["a", 1, True, None, b"x", Colour.RED], ["a", 1, None, b"x", Colour.RED]),
+    (Literal["a", 1, True, None, b"x", Colour.RED], ["a", 1, None, b"x", Colour.RED]),  # noqa: PYI061 - None among literals is the subject
     (Path, [Path("/a/b"), Path()]),
     (PurePosixPath, [PurePosixPath("a")]),
     (PureWindowsPath, [PureWindowsPath("c:\\a")]),
@@ -311,7 +311,7 @@ ALLOWED: list[tuple[Any, list[Any]]] = [
     (bool | int | str | None, [True, 1, "1", None]),
     (date | int, [date(2020, 1, 1), 5]),
     (Literal["auto"] | int, ["auto", 3]),
-    (Literal["auto"] | str, ["auto", "other"]),
+    (Literal["auto"] | str, ["auto", "other"]),  # noqa: PYI051 - as users write it
     (list[int] | None, [None, [1]]),
     (list[int] | str | dict[str, int], [[1], "a", {"a": 1}]),
     (Cat | None, [None, Cat(lives=3)]),

@@ -135,7 +135,7 @@ def test_copies_are_the_same_object_and_pickles_are_plain() -> None:
 
 def test_operators_give_plain_results_on_either_side() -> None:
     items, table, tags = FrozenList([1, 2]), FrozenDict({"a": 1}), FrozenSet({1, 2})
-    for result in (items + [3], [3] + items, items * 2, 2 * items, items[:1], items + items):
+    for result in (items + [3], [3] + items, items * 2, 2 * items, items[:1], items + items):  # noqa: RUF005
         assert type(result) is list
     for made in (table | {"b": 2}, {"b": 2} | table, table | table, FrozenDict.fromkeys("ab")):
         assert type(made) is dict
