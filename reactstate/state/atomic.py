@@ -49,6 +49,9 @@ Ts = TypeVarTuple("Ts")
 T = TypeVar("T")
 
 
+_CLOSED = "this container was closed; its state can still be read"
+
+
 class _InRecipe(threading.local):
     """The containers whose recipes this thread is running."""
 
@@ -252,10 +255,11 @@ class AtomicState(Observable[S]):
         return check
 
     def _check_call(self) -> None:
-        if any(container is self for container in _in_recipe.containers):
+        running = _in_recipe.containers
+        if running and any(container is self for container in running):
             raise WrongContextError("an update inside a recipe of the same container; change the draft instead")
         if self._closed:
-            raise ClosedError("this container was closed")
+            raise ClosedError(_CLOSED)
 
     def _update(
         self,
@@ -270,7 +274,8 @@ class AtomicState(Observable[S]):
         self._check_call()
         if actor is not None or action is not None:
             check_labels(actor, action)
-        tags = check_tags(tags)
+        if tags is not None:
+            tags = check_tags(tags)
         timeline, running = self._timeline, _in_recipe.containers
         name = action if action is not None else action_of(recipe)
         while True:
@@ -288,11 +293,21 @@ class AtomicState(Observable[S]):
             finally:
                 running.pop()
             if state is base:
-                made = timeline.current()
-                if made.version == head._version:
-                    return made
-            elif (shown := self._swap(head, ChangeType.UPDATE, state, edits, actor, name, tags)) is not None:
-                return shown
+                shown = timeline.current()
+                if shown.version == head._version:
+                    return shown
+                continue
+            with self._lock:
+                if self._closed:
+                    raise ClosedError(_CLOSED)
+                if timeline.head is not head:
+                    continue
+                change = timeline.advance(state, edits, actor, name, tags)
+                shown = VersionedState(state, change, timeline._created_ns)
+                self._broadcast.publish(change, change._version)
+                self._notifier.enqueue(change)
+            self._notifier.drain()
+            return shown
 
     def _commit(
         self,
@@ -337,7 +352,7 @@ class AtomicState(Observable[S]):
         timeline = self._timeline
         with self._lock:
             if self._closed:
-                raise ClosedError("this container was closed")
+                raise ClosedError(_CLOSED)
             if timeline.head is not head:
                 return None
             change = timeline.push(change_type, state, edits, actor, action, tags, target)

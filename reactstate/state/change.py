@@ -356,25 +356,25 @@ class StateMetadata:
 class VersionedState(Generic[S]):
     """A state with its version (read-only).
 
+    It keeps nothing alive but its state, so that holding one costs no more as the container goes on.
+
     Attributes:
+        version: The version; 0 when nothing was stored yet.
         transaction_id: The transaction that wrote it, or None.
     """
 
-    __slots__ = ("_change", "_created_ns", "_metadata", "_state", "transaction_id")
+    __slots__ = ("_created_ns", "_metadata", "_state", "_tags", "_timestamp_ns", "transaction_id", "version")
 
     def __init__(
         self, state: S | None, change: StateChange[S], created_ns: int, transaction_id: str | None = None
     ) -> None:
         self._state = state
-        self._change = change
+        self.version: int = change._version
+        self._timestamp_ns = change._timestamp_ns
+        self._tags = change._tags
         self._created_ns = created_ns
         self.transaction_id: str | None = transaction_id
         self._metadata: StateMetadata | None = None
-
-    @property
-    def version(self) -> int:
-        """The version; 0 when nothing was stored yet."""
-        return self._change._version
 
     @property
     def state(self) -> S:
@@ -399,15 +399,15 @@ class VersionedState(Generic[S]):
     @property
     def timestamp(self) -> datetime:
         """When this version was made (aware, UTC)."""
-        return self._change.timestamp
+        return to_datetime(self._timestamp_ns)
 
     @property
     def metadata(self) -> StateMetadata:
         """Times, tags and checksum."""
         if self._metadata is None:
-            change = self._change
+            tags = _NO_TAGS if self._tags is None else MappingProxyType(self._tags)
             self._metadata = StateMetadata(
-                change._version, to_datetime(self._created_ns), change.timestamp, change.tags, self._state
+                self.version, to_datetime(self._created_ns), to_datetime(self._timestamp_ns), tags, self._state
             )
         return self._metadata
 
