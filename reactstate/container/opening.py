@@ -183,7 +183,7 @@ def _file_persistence(rest: str, key: str, clock: Clock) -> StatePersistence[Any
     place, _, query = rest.partition("?")
     if place.startswith("//") and not place.startswith("///"):
         raise SettingsError(f"file:{place}: files are on this machine; write file:board or file:///var/lib/board")
-    path = urllib.parse.unquote(place.removeprefix("//"))
+    path = _unquoted(place.removeprefix("//"))
     if not path:
         raise SettingsError("file: needs a directory, as in file:board or file:///var/lib/board")
     options: dict[str, Any] = {}
@@ -206,6 +206,15 @@ def _folder(key: str) -> str:
     if folder.strip(".") == "" or len(folder) > _MAX_FOLDER:
         raise InvalidKeyError(f"the key {key!r} cannot be the name of a directory; choose a shorter, plainer one")
     return folder
+
+
+def _unquoted(text: str) -> str:
+    try:
+        return urllib.parse.unquote(text, errors="strict")
+    except UnicodeDecodeError as exc:
+        raise SettingsError(
+            f"file:{text} holds percent escapes that are no UTF-8; two such names would be one"
+        ) from exc
 
 
 def _option(name: str, value: str, kind: type) -> Any:

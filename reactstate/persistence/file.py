@@ -170,6 +170,7 @@ class FilePersistence(StatePersistence[S], Generic[S]):
             lock = self._claim()
             try:
                 found = self._archive.scan()
+                self._archive.check_complete(found)
                 recovered = await self._archive.load(found, history)
             except BaseException:
                 lock.release()

@@ -29,6 +29,8 @@ async def read_published(archive: Archive, limit_now: Callable[[], Limit | None]
         limit = limit_now()
         found = archive.scan(limit)
         try:
+            if limit is not None:
+                archive.check_complete(found)
             return await archive.load(found, history, limit)
         except StorageError:
             # A writer may have compacted since the directory was listed; only what stays wrong is wrong.

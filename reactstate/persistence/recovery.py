@@ -368,6 +368,24 @@ class Archive:
         except OSError as exc:
             raise StorageError(f"{path!r} cannot be read: {exc}", path=path) from exc
 
+    def check_complete(self, found: Scan) -> None:
+        """Refuse a directory whose journal file, of which the writer said that it was durable, is not there.
+
+        Raises:
+            CorruptionError: It is missing; nothing was changed.
+        """
+        published = self.published()
+        if published is None or published.version <= max(found.snapshots, default=0):
+            return  # whatever is missing, a full snapshot holds it
+        if all(segment.serial < published.serial for segment in found.segments):
+            path = self.path(segment_file(published.serial))
+            raise CorruptionError(
+                f"the journal file {path!r} is missing: versions up to {published.version} were durable in it; "
+                "put it back from a backup, or remove the file 'durable' beside it to go on without those versions",
+                path=path,
+                offset=0,
+            )
+
     def published_limit(self) -> Limit | None:
         """Return how far a reader may read; where nothing is published, that is what later frames prove durable."""
         published = self.published()

@@ -75,6 +75,25 @@ class ContainerDraft(Node):
         return self.current().__reduce_ex__(protocol)
 
 
+class _Probe:
+    """Equals a key, and catches the key that it is compared with."""
+
+    __slots__ = ("found", "key")
+
+    def __init__(self, key: Any) -> None:
+        self.key = key
+        self.found = key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __eq__(self, other: object) -> bool:
+        if other != self.key:
+            return False
+        self.found = other
+        return True
+
+
 class DictDraft(ContainerDraft, MutableMapping[Any, Any]):
     """The draft of a dict."""
 
@@ -117,6 +136,7 @@ class DictDraft(ContainerDraft, MutableMapping[Any, Any]):
             return value
         kid = None if self.kids is None else self.kids.get(key)
         if kid is None:
+            key = self._standing(key)
             kid = draft_of(self.kind.value, value, self, key)
             if kid is None:
                 return value
@@ -135,10 +155,18 @@ class DictDraft(ContainerDraft, MutableMapping[Any, Any]):
         self.touch()
 
     def __delitem__(self, key: Any) -> None:
+        key = self._standing(key)
         self._drop(key)
         self.forget(key)
         self._touched[key] = None
         self.touch()
+
+    def _standing(self, key: Any) -> Any:
+        """Return the key that stands here for *key*: ``1``, ``1.0`` and ``True`` are one key, and three in a patch."""
+        if type(key) is str and self.kind.key.text:
+            return key
+        probe = _Probe(key)
+        return probe.found if probe in self._data() else key
 
     def __iter__(self) -> Iterator[Any]:
         keys: Iterator[Any] = iter(self._value())

@@ -658,3 +658,18 @@ async def test_a_reader_writes_nothing(story, tmp_path):
         await reader.save(story.snapshot(1), keep_since=0)
     assert await reader.list_blobs() == []
     await reader.aclose()
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+async def test_a_journal_file_that_is_missing_is_damage_and_not_an_empty_directory(story, tmp_path, read_only):
+    persistence = FilePersistence(tmp_path)
+    await persistence.load()
+    await persistence.append([story.record(1)], story.schema)
+    await persistence.aclose()
+    (tmp_path / segment_file(1)).unlink()
+    before = sorted(path.name for path in tmp_path.iterdir())
+    again = FilePersistence(tmp_path, read_only=read_only)
+    with pytest.raises(CorruptionError, match="missing"):
+        await again.load()
+    await again.aclose()
+    assert sorted(path.name for path in tmp_path.iterdir()) == before

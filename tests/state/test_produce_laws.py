@@ -7,10 +7,13 @@ hold of, and something that can be done to it. Then it runs once more, on a draf
 from __future__ import annotations
 
 import copy
+import enum
 import inspect
 import operator
 from collections.abc import Mapping, MutableMapping, MutableSequence
 from collections.abc import Set as AbstractSet
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
 from typing import Annotated, Literal, Optional, Union, get_args, get_origin, get_type_hints
 
 import pytest
@@ -555,7 +558,7 @@ def assert_frozen(value):
         for part in value:
             assert_frozen(part)
     else:
-        assert type(value) in {bool, int, float, str, type(None)}
+        assert type(value) in {bool, int, float, str, type(None), Decimal, datetime, Size}
 
 
 def identities(value):
@@ -629,7 +632,7 @@ QUICK = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, Hea
 
 
 @pytest.mark.parametrize("cls", ROOTS)
-@settings(QUICK, max_examples=100)
+@settings(QUICK, max_examples=60)
 @given(data=st.data())
 def test_produce_does_what_the_same_program_does_to_a_plain_structure(cls, data):
     base = drawn(data, cls)
@@ -653,7 +656,7 @@ def test_produce_does_what_the_same_program_does_to_a_plain_structure(cls, data)
 
 
 @pytest.mark.parametrize("cls", ROOTS)
-@settings(QUICK, max_examples=30)
+@settings(QUICK, max_examples=20)
 @given(data=st.data())
 def test_a_program_that_undoes_itself_gives_the_base_itself(cls, data):
     base = drawn(data, cls)
@@ -671,7 +674,7 @@ def test_a_program_that_undoes_itself_gives_the_base_itself(cls, data):
 
 
 @pytest.mark.parametrize("cls", ROOTS)
-@settings(QUICK, max_examples=30)
+@settings(QUICK, max_examples=20)
 @given(data=st.data())
 def test_many_changes_are_undone_at_once_and_their_patches_replayed(cls, data):
     base = state = drawn(data, cls)
@@ -693,7 +696,7 @@ def test_many_changes_are_undone_at_once_and_their_patches_replayed(cls, data):
 
 
 @pytest.mark.parametrize("cls", ROOTS)
-@settings(QUICK, max_examples=30)
+@settings(QUICK, max_examples=20)
 @given(data=st.data())
 def test_a_whole_new_state_and_a_mapping_of_fields_obey_the_same_laws(cls, data):
     base, other = drawn(data, cls), drawn(data, cls)
@@ -715,7 +718,7 @@ class Stopped(Exception):  # noqa: N818 - it is a mishap of the recipe, not an e
 
 
 @pytest.mark.parametrize("cls", ROOTS)
-@settings(QUICK, max_examples=30)
+@settings(QUICK, max_examples=20)
 @given(data=st.data())
 def test_a_recipe_that_raises_leaves_the_base_and_dead_drafts(cls, data):
     base = drawn(data, cls)
@@ -777,7 +780,7 @@ def assert_dead(draft):
 
 
 @pytest.mark.parametrize("cls", ROOTS)
-@settings(QUICK, max_examples=30)
+@settings(QUICK, max_examples=20)
 @given(data=st.data())
 def test_a_refused_value_leaves_the_draft_as_it_was(cls, data):
     base = drawn(data, cls)
@@ -818,6 +821,60 @@ def wrong(draft):
             lambda: draft.update({bad: bad}),
         ]
     return [lambda: draft.add(bad), lambda: draft.update([bad])]
+
+
+# --- keys that are equal -----------------------------------------------------------------------------------------
+
+
+class Size(enum.StrEnum):
+    SMALL = "small"
+
+
+class Keyed(State):
+    ints: dict[int, list[int]] = {1: [0]}
+    cells: Map[int, list[int]] = Map({1: [0]})
+    names: dict[str, list[int]] = {"small": [0]}
+    sizes: Map[Size, list[int]] = Map({Size.SMALL: [0]})
+    floats: dict[float, list[int]] = {0.0: [0]}
+    mixed: Map[bool | int, list[int]] = Map({False: [0]})
+    grid: Map[tuple[int, float], list[int]] = Map({(1, 0.0): [0]})
+    money: dict[Decimal, list[int]] = {Decimal("1.0"): [0]}
+    days: dict[datetime, list[int]] = {datetime(2024, 1, 1, tzinfo=UTC): [0]}
+
+
+EQUAL = {
+    "ints": [True, 1.0, Decimal(1)],
+    "cells": [True, 1.0, Decimal(1)],
+    "names": [Size.SMALL],
+    "sizes": ["small"],
+    "floats": [0, -0.0, False],
+    "mixed": [0, 0.0],
+    "grid": [(True, 0), (1.0, -0.0)],
+    "money": [1, 1.0, Decimal("1.00")],
+    "days": [datetime(2024, 1, 1, 1, tzinfo=timezone(timedelta(hours=1)))],
+}
+BY_KEY = {
+    "edit": lambda part, key: part[key].append(1),
+    "edit what is there by default": lambda part, key: part.setdefault(key, []).append(1),
+    "delete": lambda part, key: operator.delitem(part, key),
+    "pop": lambda part, key: part.pop(key).append(1),
+    "put": lambda part, key: operator.setitem(part, key, [1]),
+    "update": lambda part, key: part.update({key: [1]}),
+    "put back": put_back,
+}
+
+
+@pytest.mark.parametrize("call", BY_KEY.values(), ids=[*BY_KEY])
+@pytest.mark.parametrize(("name", "key"), [(name, key) for name, keys in EQUAL.items() for key in keys], ids=str)
+def test_a_part_is_found_by_a_key_that_equals_its_own_which_it_keeps(name, key, call):
+    base = Keyed()
+    own = next(iter(getattr(base, name)))
+    produced = produce(base, lambda draft: call(getattr(draft, name), key))
+    if call is not put_back:
+        assert all(type(made) is type(own) for made in getattr(produced.state, name))
+    assert_laws(base, produced)
+    after = [*getattr(produced.state, name)]
+    assert after == ([] if call in {BY_KEY["delete"], BY_KEY["pop"]} else [own])
 
 
 # --- two fields that move together --------------------------------------------------------------------------------
@@ -878,7 +935,7 @@ RANGES = {
 CHANGES = st.tuples(st.sampled_from([*RANGES]), st.sampled_from(["low", "high", "marks"]), st.integers(-2, 2))
 
 
-@settings(QUICK, max_examples=200)
+@settings(QUICK, max_examples=120)
 @given(st.lists(CHANGES, max_size=6), st.booleans())
 def test_two_fields_move_together_and_are_judged_when_the_recipe_ends(changes, moved):
     base = Ranges()
