@@ -375,7 +375,7 @@ class Archive:
             CorruptionError: It is missing; nothing was changed.
         """
         published = self.published()
-        if published is None or published.version <= max(found.snapshots, default=0):
+        if published is None or found.torn is not None or published.version <= max(found.snapshots, default=0):
             return  # whatever is missing, a full snapshot holds it
         if all(segment.serial < published.serial for segment in found.segments):
             path = self.path(segment_file(published.serial))

@@ -422,7 +422,7 @@ def _class(annotation: type[Any], where: str) -> Kind:
     if issubclass(annotation, pathlib.PurePath):
         return TextKind(annotation, annotation, checked=True, subclasses=True)
     if issubclass(annotation, _BaseUrl | _BaseMultiHostUrl | AnyUrl) or annotation in _ADDRESSES:
-        return TextKind(annotation, annotation, checked=True)
+        return TextKind(annotation, annotation, natural=annotation not in _ADDRESSES, checked=True)
     raise _refusal(annotation, where)
 
 
