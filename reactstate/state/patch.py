@@ -169,10 +169,12 @@ def _move(root: Document, source: str, path: str, owned: set[int] | None, invers
     root = _put(root, tokens, value, owned, undo, insert=True)
     if inverse is None or undo is None:
         return root
-    if undo[0]["op"] == "remove":
-        inverse.append({"op": "move", "from": undo[0]["path"], "path": source})
+    back = undo[0]["path"]
+    if undo[0]["op"] == "remove" and not source.startswith(f"{back}/"):
+        inverse.append({"op": "move", "from": back, "path": source})
     else:
-        # Something was overwritten: its place may shift, or not exist, once the value is back, so it comes first.
+        # Something was overwritten: its place may shift, or not exist, once the value is back, so it comes first. Or
+        # the value went in before its own parent, and a move back would lead into what stands in its place.
         if owned is None:
             value = _copy(value)
         else:

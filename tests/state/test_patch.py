@@ -586,3 +586,12 @@ def test_the_diff_survives_json(document):
         return
     patch = json.loads(json.dumps(diff({"x": 1}, document)))
     assert documents_equal(apply_patch({"x": 1}, patch), document)
+
+
+@pytest.mark.parametrize("source", ["/0/0", "/0/0/0"])
+def test_a_value_that_was_moved_in_before_its_own_parent_comes_back(source):
+    document = [[[None, 1], 2], 3]
+    patch = [{"op": "move", "from": source, "path": "/0"}]
+    inverse = invert(document, patch)
+    assert apply_patch(apply_patch(document, patch), inverse) == document
+    assert document == [[[None, 1], 2], 3]
