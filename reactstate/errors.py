@@ -132,13 +132,22 @@ class ConflictError(ReactStateError):
 
     Attributes:
         current: The current ``VersionedState`` (containers), or None.
-        entries: The current entries by key (stores), so that a retry needs no read.
+        entries: The current entries by key (stores), so that a retry needs no read; a key that is not there is absent.
+        keys: The keys whose expectations failed (stores).
     """
 
-    def __init__(self, message: str, *, current: Any = None, entries: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        current: Any = None,
+        entries: Mapping[str, Any] | None = None,
+        keys: Sequence[str] = (),
+    ) -> None:
         """Keep what is current beside the message."""
         super().__init__(message)
         self.current = current
+        self.keys: tuple[str, ...] = tuple(keys)
         self.entries: dict[str, Any] = dict(entries) if entries is not None else {}
 
 

@@ -22,10 +22,11 @@ from reactstate.container.delivery import process_changes
 from reactstate.container.edit import Edit
 from reactstate.container.follower import confirm
 from reactstate.container.lifecycle import IN_RECIPE, Lifecycle
-from reactstate.container.opening import Opening, begin, load
+from reactstate.container.opening import begin, load
 from reactstate.container.reads import BoundedStaleness, Consistency, Strong
 from reactstate.container.snapshots import SnapshotShelf
 from reactstate.errors import ConflictError, UnsupportedError
+from reactstate.kv.opening import Opening
 from reactstate.persistence.memory import MemoryPersistence
 from reactstate.state.change import ChangeType, StateChange, VersionedState
 from reactstate.state.config import StateConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import urllib.parse
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from reactstate.container.commit import Committer
 from reactstate.container.follower import follow
@@ -18,45 +18,15 @@ from reactstate.state.state import State, state_key
 from reactstate.state.timeline import Timeline
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Generator
-    from types import TracebackType
-
     from reactstate.clock import Clock
     from reactstate.container.container import StateContainer
 
-__all__ = ["Opening", "begin", "load"]
+__all__ = ["begin", "load"]
 
 S = TypeVar("S", bound=State)
-C = TypeVar("C")
 
 _MAX_FOLDER = 200
 _LATER = ("sqlite", "lmdb", "libsql", "redis", "postgresql", "etcd", "dynamodb", "clickhouse")
-
-
-class Opening(Generic[C]):
-    """What ``open`` returns: await it for the container, or use it with ``async with``."""
-
-    def __init__(self, make: Callable[[], Awaitable[C]]) -> None:
-        self._make = make
-        self._opened: C | None = None
-
-    def __await__(self) -> Generator[Any, Any, C]:
-        return self._make().__await__()
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            raise AttributeError(f"{name!r}: the container is not open yet; await open(...), or use it with async with")
-
-    async def __aenter__(self) -> C:
-        self._opened = await self._make()
-        return self._opened
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        opened: Any = self._opened
-        await opened.aclose()
 
 
 def begin(initial: S, config: StateConfig, clock: Clock) -> Timeline[S]:
