@@ -144,6 +144,10 @@ class Committer(Generic[S]):
             self._loop.call_soon(self._flush)  # after those who are about to commit in this turn of the loop
         return await future
 
+    async def judged(self) -> bool:
+        """Say whether what the caller has just judged the tip by stands; wait until that is known."""
+        return not self._timeline.pending or await self.stands()
+
     async def stands(self) -> bool:
         """Wait until the tip as it is now is durable, or was withdrawn; say whether it stands."""
         version, failures = self._timeline.tip_version, self._failures

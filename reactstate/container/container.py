@@ -15,23 +15,23 @@ from __future__ import annotations
 
 from asyncio import get_running_loop
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, TypeVarTuple, overload
 
 from reactstate.clock import Clock, SystemClock
 from reactstate.container.delivery import process_changes
 from reactstate.container.edit import Edit
+from reactstate.container.expect import NotExpectedError, expect_same, expect_version, refuse_guard
 from reactstate.container.follower import confirm
 from reactstate.container.lifecycle import IN_RECIPE, Lifecycle
 from reactstate.container.opening import begin, load
 from reactstate.container.reads import BoundedStaleness, Consistency, Strong
 from reactstate.container.snapshots import SnapshotShelf
-from reactstate.errors import ConflictError, UnsupportedError
 from reactstate.kv.opening import Opening
 from reactstate.persistence.memory import MemoryPersistence
 from reactstate.state.change import ChangeType, StateChange, VersionedState
 from reactstate.state.config import StateConfig
 from reactstate.state.derive import View, select
-from reactstate.state.document import states_equal, to_document
+from reactstate.state.document import to_document
 from reactstate.state.patch import diff
 from reactstate.state.produce import run_recipe
 from reactstate.state.state import State
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
     from reactstate.container.delivery import Delivery
     from reactstate.container.snapshots import SnapshotInfo
+    from reactstate.kv.store import KeyValueStore
+    from reactstate.kv.transaction import StoreTransaction
     from reactstate.persistence.protocol import StatePersistence
     from reactstate.state.patch import Patch
     from reactstate.state.produce import Recipe
@@ -93,7 +95,7 @@ class StateContainer(Lifecycle[S]):
         url: str | None = None,
         *,
         key: str | None = None,
-        store: Any = None,
+        store: KeyValueStore | None = None,
         persistence: StatePersistence[S] | None = None,
         config: StateConfig | None = None,
         clock: Clock | None = None,
@@ -104,9 +106,10 @@ class StateContainer(Lifecycle[S]):
         Args:
             initial_or_type: The first state, used only when nothing is stored; or its type, to open what is stored
                 (with nothing stored the container is at version 0 until ``set``).
-            url: Where it is kept: ``None`` or ``memory:`` nowhere, ``file:directory`` in files.
+            url: Where it is kept: ``None`` or ``memory:`` nowhere, ``file:directory`` in files, ``sqlite:app.db`` or
+                ``lmdb:directory`` in a store that several processes may share.
             key: Under which name, in a place that holds many (default: ``type_name/state_key``).
-            store: A key-value store.
+            store: A key-value store to keep it in, instead of a URL; it stays open when the container is closed.
             persistence: Where it is kept, instead of a URL.
             config: How much is kept, and so on.
             clock: Tells the time of each change.
@@ -147,7 +150,7 @@ class StateContainer(Lifecycle[S]):
         self._start(timeline, config.buffer_size, config.on_lag)
         self._live(persistence, deadline)
         self._clock = clock
-        self._confirmed = clock.monotonic()
+        self._asked = self._confirmed = clock.monotonic()
         self._shelf: SnapshotShelf[S] = SnapshotShelf(timeline.cls, persistence, clock, config)
         self._snapshots = config.snapshot_interval is not None
 
@@ -187,7 +190,7 @@ class StateContainer(Lifecycle[S]):
         if self._refusal is not None:
             self._check_call()
         if guard is not None:
-            _refuse_guard()
+            refuse_guard()
         return self._update(recipe, args, actor, action, tags, expected_version)
 
     async def _update(
@@ -220,11 +223,11 @@ class StateContainer(Lifecycle[S]):
                 finally:
                     self._refusal = None
             except Exception:
-                if committer is None or not timeline.pending or await committer.stands():
+                if committer is None or await committer.judged():
                     raise
                 continue
             if state is base:
-                if committer is None or not timeline.pending or await committer.stands():
+                if committer is None or await committer.judged():
                     return timeline.current()
                 continue
             if action is None:
@@ -269,9 +272,9 @@ class StateContainer(Lifecycle[S]):
     ) -> bool:
         try:
             await self._commit(
-                lambda timeline: timeline.plan_update(recipe, args), actor, action, tags, _expect_same(expected)
+                lambda timeline: timeline.plan_update(recipe, args), actor, action, tags, expect_same(expected)
             )
-        except _NotExpectedError:
+        except NotExpectedError:
             return False
         return True
 
@@ -286,7 +289,7 @@ class StateContainer(Lifecycle[S]):
     ) -> Coroutine[Any, Any, VersionedState[S]]:
         """Put a whole new state in place of the current one; when there is none this creates it."""
         self._check_call()
-        check = _expect_version(expected_version)
+        check = expect_version(expected_version)
         return self._commit(lambda timeline: timeline.plan_set(new_state), actor, action, tags, check)
 
     def merge(
@@ -310,7 +313,7 @@ class StateContainer(Lifecycle[S]):
     ) -> Coroutine[Any, Any, VersionedState[S]]:
         """Remove the state; its history stays, and the next ``set`` creates it with the next version."""
         self._check_call()
-        check = _expect_version(expected_version)
+        check = expect_version(expected_version)
         return self._commit(lambda timeline: timeline.plan_delete(), actor, action, tags, check)
 
     def edit(
@@ -404,11 +407,11 @@ class StateContainer(Lifecycle[S]):
                     check(timeline)
                 plan = self._plan(planner)
             except Exception:
-                if committer is None or not timeline.pending or await committer.stands():
+                if committer is None or await committer.judged():
                     raise
                 continue
             if plan is None:
-                if committer is None or not timeline.pending or await committer.stands():
+                if committer is None or await committer.judged():
                     return timeline.current()
                 continue
             name = action if action is not None else plan.action
@@ -483,7 +486,7 @@ class StateContainer(Lifecycle[S]):
 
     def _consider_snapshot(self, change: StateChange[S]) -> None:
         """Take a snapshot by itself when its time has come."""
-        if self._shelf.is_due(change):
+        if change._origin is None and self._shelf.is_due(change):  # who made the change takes the snapshot
             self._spawn(self._shelf.take(self._timeline.current()))
 
     # --- reading --------------------------------------------------------------------------------------------------
@@ -511,27 +514,32 @@ class StateContainer(Lifecycle[S]):
     async def get(self, consistency: Consistency | None = None) -> S:
         """Return the state, as fresh as *consistency* asks (default: ``Eventual()``, the local value).
 
-        The local value of a container that writes is always current. One that was opened read-only looks at what its
-        writer has published when *consistency* needs it.
+        The local value of a container that alone writes is always current. One that shares its state with other
+        processes looks at the store, and one that was opened read-only at what its writer has published, when
+        *consistency* needs it.
 
         Raises:
             StateNotFoundError: There is no state.
             StorageError: What is published cannot be read.
+            UnavailableError: The store could not be reached.
         """
         self._check_loop()
         if consistency is not None and not isinstance(consistency, Consistency):  # pyright: ignore[reportUnnecessaryIsInstance] - it comes from callers
             raise TypeError(f"Strong(), BoundedStaleness(...) or Eventual() is needed, not {consistency!r}")
         late = isinstance(consistency, BoundedStaleness) and self.replication_lag > consistency.max_lag
-        if self._persistence.read_only and (late or isinstance(consistency, Strong)):
-            began = self._clock.monotonic()
-            await confirm(self)
-            self._confirmed = began
+        if self._remote and (late or isinstance(consistency, Strong)):
+            if self._sharing is not None:
+                await self._sharing.confirm()
+            else:
+                began = self._clock.monotonic()
+                await confirm(self)
+                self._confirmed = began
         return self.state
 
     @property
     def replication_lag(self) -> timedelta:
-        """How long ago the last look at the newest state began; zero for a container that writes."""
-        if not self._persistence.read_only:
+        """How long ago the last look at the newest state began; zero for a container that alone writes."""
+        if not self._remote:
             return timedelta(0)
         return timedelta(seconds=self._clock.monotonic() - self._confirmed)
 
@@ -539,18 +547,31 @@ class StateContainer(Lifecycle[S]):
         """Return the view ``fn(state)``, which announces a change when its value differs."""
         return select(self, fn, equal=equal)
 
+    @overload
     async def process(
         self,
         name: str,
         handler: Callable[[StateChange[S]], Awaitable[Any]],
         *,
-        delivery: Delivery = "at_least_once",
+        delivery: Literal["at_most_once", "at_least_once"] = ...,
+    ) -> None: ...
+    @overload
+    async def process(
+        self,
+        name: str,
+        handler: Callable[[StateChange[S], StoreTransaction], Awaitable[Any]],
+        *,
+        delivery: Literal["exactly_once"],
+    ) -> None: ...
+    async def process(
+        self, name: str, handler: Callable[..., Awaitable[Any]], *, delivery: Delivery = "at_least_once"
     ) -> None:
-        """Hand every change to ``await handler(change)`` until the container is closed or the handler raises.
+        """Hand every change to *handler* until the container is closed or the handler raises.
 
         Args:
             name: The consumer's name; its cursor is stored under it.
-            handler: An asynchronous function of a change.
+            handler: An asynchronous function of a change; with ``"exactly_once"`` of a change and a StoreTransaction,
+                whose writes are committed together with the cursor.
             delivery: ``"at_most_once"``, ``"at_least_once"`` or ``"exactly_once"`` (needs a store).
 
         Raises:
@@ -564,32 +585,3 @@ class StateContainer(Lifecycle[S]):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._timeline.cls.__name__}, version={self.version})"
-
-
-class _NotExpectedError(ConflictError):
-    """What ``compare_and_swap`` expected is not there; told apart from a recipe's own ConflictError."""
-
-
-def _refuse_guard() -> NoReturn:
-    raise UnsupportedError(
-        "guard= needs a lock in the same store as the state; this container has no store",
-        layer="container",
-        capability="FENCING",
-    )
-
-
-def _expect_version(expected: int | None) -> Callable[[Timeline[Any]], None] | None:
-    return None if expected is None else lambda timeline: timeline.expect_version(expected)
-
-
-def _expect_same(expected: State | int) -> Callable[[Timeline[Any]], None]:
-    def check(timeline: Timeline[Any]) -> None:
-        state = timeline.tip_state
-        if isinstance(expected, int):
-            same = timeline.tip_version == expected
-        else:
-            same = state is not None and states_equal(state, expected)
-        if not same:
-            raise _NotExpectedError("the state is not the expected one; read it and try again")
-
-    return check

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from reactstate.clock import Clock
     from reactstate.container.commit import Committer
     from reactstate.container.delivery import Consumer
+    from reactstate.container.sharing import SharedCommitter
     from reactstate.persistence.protocol import StatePersistence
     from reactstate.state.change import StateChange
 
@@ -45,11 +47,16 @@ class Lifecycle(Observable[S]):
 
     _persistence: StatePersistence[S]
     _committer: Committer[S] | None
+    _clock: Clock
+    _asked: float
+    _confirmed: float
 
     def _live(self, persistence: StatePersistence[S], deadline: float) -> None:
         """Begin to live."""
         self._persistence = persistence
         self._committer = None
+        self._sharing: SharedCommitter[S] | None = None
+        self._remote = persistence.read_only or persistence.shared
         self._deadline = deadline
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from reactstate.container.commit import Committer
 from reactstate.container.follower import follow
 from reactstate.container.stored import fill
-from reactstate.errors import InvalidKeyError, SettingsError, StateValidationError, UnsupportedError
+from reactstate.errors import InvalidKeyError, SettingsError, StateValidationError
 from reactstate.persistence.memory import MemoryPersistence
 from reactstate.persistence.protocol import StatePersistence
 from reactstate.state.config import StateConfig
@@ -20,13 +20,15 @@ from reactstate.state.timeline import Timeline
 if TYPE_CHECKING:
     from reactstate.clock import Clock
     from reactstate.container.container import StateContainer
+    from reactstate.container.stored import Bridge
+    from reactstate.kv.store import KeyValueStore
+    from reactstate.persistence.protocol import Loaded
 
 __all__ = ["begin", "load"]
 
 S = TypeVar("S", bound=State)
 
 _MAX_FOLDER = 200
-_LATER = ("sqlite", "lmdb", "libsql", "redis", "postgresql", "etcd", "dynamodb", "clickhouse")
 
 
 def begin(initial: S, config: StateConfig, clock: Clock) -> Timeline[S]:
@@ -47,7 +49,7 @@ async def load(
     url: str | None,
     *,
     key: str | None,
-    store: Any,
+    store: KeyValueStore | None,
     persistence: StatePersistence[S] | None,
     config: StateConfig,
     clock: Clock,
@@ -55,21 +57,22 @@ async def load(
 ) -> None:
     """Fill in *container*, which was made without ``__init__``, from what is stored."""
     cls, initial = _type_and_state(initial_or_type)
-    if store is not None:
-        raise UnsupportedError(
-            "containers over a key-value store are not part of this version; use url='file:...' or persistence=",
-            layer="container",
-            capability="store",
-        )
     if persistence is not None and not isinstance(persistence, StatePersistence):  # pyright: ignore[reportUnnecessaryIsInstance] - it comes from callers
         raise SettingsError(f"persistence={persistence!r}: give a StatePersistence, such as FilePersistence('cart')")
     if not isinstance(config, StateConfig):  # pyright: ignore[reportUnnecessaryIsInstance] - as above
         raise SettingsError(f"config={config!r}: give a StateConfig(...)")
     if not deadline > 0:
         raise SettingsError(f"deadline={deadline!r}: give the seconds to wait, more than 0")
-    if persistence is not None and (url is not None or key is not None):
-        raise SettingsError("give a url (with its key) or a persistence, not both")
-    kept: StatePersistence[S] = persistence if persistence is not None else _kept_at(url, cls, initial, key, clock)
+    if persistence is not None and (url is not None or key is not None or store is not None):
+        raise SettingsError("give a url or a store (with its key), or a persistence, not both")
+    if store is not None and url is not None:
+        raise SettingsError("give a url or a store, not both")
+    if persistence is not None:
+        kept = persistence
+    elif store is not None or _names_store(url):
+        kept = await _kept_in_store(url, store, _key_of(cls, initial, key), clock, deadline)
+    else:
+        kept = _kept_at(url, cls, initial, key, clock)
     timeline = Timeline(cls, clock, config.history_size, config.history_retention)
     loaded = await kept.load(history=config.history_size)
     try:
@@ -79,15 +82,38 @@ async def load(
         if kept.read_only:
             container._following = container._spawn(follow(container, loaded))
             return
-        if not isinstance(kept, MemoryPersistence):
+        if kept.shared:
+            await _share(container, loaded, clock, deadline, rebase=rebase, bridge=bridge)
+        elif not isinstance(kept, MemoryPersistence):
             container._committer = Committer(timeline, kept, container._shown, rebase=rebase, bridge=bridge)
         if initial is not None and timeline.version == 0:
             first = initial
-            await container._commit(lambda timeline: timeline.plan_create(first), None, None, None)
+            await container._commit(
+                lambda timeline: timeline.plan_create(first) if timeline.tip_version == 0 else None, None, None, None
+            )
             await kept.flush()  # version 1 is on disk, whatever ``durability`` says of those that follow
     except BaseException:
         await kept.aclose()
         raise
+
+
+async def _share(
+    container: StateContainer[S],
+    loaded: Loaded | None,
+    clock: Clock,
+    deadline: float,
+    *,
+    rebase: bool,
+    bridge: Bridge | None,
+) -> None:
+    from reactstate.container.sharing import SharedCommitter, follow_store
+
+    committer = SharedCommitter(
+        container, container._persistence, clock, deadline, loaded, rebase=rebase, bridge=bridge
+    )
+    container._committer = container._sharing = committer
+    container._following = container._spawn(follow_store(container, committer))
+    await committer.confirm()
 
 
 def _type_and_state(initial_or_type: Any) -> tuple[type[Any], Any]:
@@ -96,6 +122,30 @@ def _type_and_state(initial_or_type: Any) -> tuple[type[Any], Any]:
     if isinstance(initial_or_type, State):
         return type(initial_or_type), check_state_value(type(initial_or_type), initial_or_type)
     raise StateValidationError(f"open a State class or one of its states, not {initial_or_type!r}")
+
+
+def _names_store(url: Any) -> bool:
+    return isinstance(url, str) and url.partition(":")[1] == ":" and url.partition(":")[0] not in {"memory", "file"}
+
+
+async def _kept_in_store(
+    url: str | None, store: KeyValueStore | None, key: str, clock: Clock, deadline: float
+) -> StatePersistence[Any]:
+    from reactstate.kv.store import KeyValueStore
+    from reactstate.persistence.kv import KeyValuePersistence
+
+    if store is not None:
+        if not isinstance(store, KeyValueStore):  # pyright: ignore[reportUnnecessaryIsInstance] - it comes from callers
+            raise SettingsError(f"store={store!r}: give an open store, such as await open_store('sqlite:app.db')")
+        return KeyValuePersistence(store, key, clock=clock, deadline=deadline)
+    from reactstate.kv.urls import open_store
+
+    opened = await open_store(url or "", clock=clock)
+    try:
+        return KeyValuePersistence(opened, key, clock=clock, deadline=deadline, owns_store=True)
+    except BaseException:
+        await opened.aclose()
+        raise
 
 
 def _kept_at(url: str | None, cls: type[S], initial: Any, key: str | None, clock: Clock) -> StatePersistence[S]:
@@ -112,15 +162,7 @@ def _kept_at(url: str | None, cls: type[S], initial: Any, key: str | None, clock
         return MemoryPersistence(clock)
     if scheme == "file":
         return _file_persistence(rest, _key_of(cls, initial, key), clock)
-    engine = scheme.split("+")[0]
-    if engine in _LATER:
-        raise UnsupportedError(
-            f"{engine}: stores are not part of this version; use file: or memory:",
-            layer="container",
-            engine=engine,
-            capability="store",
-        )
-    raise SettingsError(f"no engine is known for {scheme}:; use file: or memory:")
+    raise SettingsError(f"no engine is known for {scheme}:; use file:, memory:, sqlite: or lmdb:")
 
 
 def _key_of(cls: type[Any], initial: Any, key: str | None) -> str:

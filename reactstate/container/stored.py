@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from reactstate.state.patch import Patch
     from reactstate.state.timeline import Timeline
 
-__all__ = ["Bridge", "fill", "settled_change", "stored_change"]
+__all__ = ["Bridge", "bridge_from", "fill", "settled_change", "stored_change"]
 
 S = TypeVar("S", bound=State)
 
@@ -87,14 +87,16 @@ def fill(timeline: Timeline[S], loaded: Loaded) -> tuple[bool, Bridge | None]:
         changes.extend(stored_change(record, origin) for record in era.records)
         if era.records:
             origin.end(changes[-1], era.document if raw else None)
-    for change in changes:
-        timeline.adopt(change, state if change.version == head.version else DROPPED)
+    if changes:
+        timeline.adopt_run(changes, state if changes[-1].version == head.version else DROPPED)
     newest = changes[-1] if changes and changes[-1].version == head.version else settled_change(head, state)
     timeline.begin(newest, state, head.created_at_ns)
-    return rebase, _bridge(head.document) if differs and not rebase else None
+    return rebase, bridge_from(head.document) if differs and not rebase else None
 
 
-def _bridge(document: Any) -> Bridge:
+def bridge_from(document: Any) -> Bridge:
+    """Return what makes the patch of a change from *document*, the stored one before it."""
+
     def patch(change: StateChange[Any]) -> Patch:
         state = change.new_state
         return change.patch if state is None else diff(document, to_document(state))

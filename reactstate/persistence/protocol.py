@@ -24,7 +24,9 @@ from reactstate.errors import UnsupportedError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 
-__all__ = ["BlobInfo", "Era", "Loaded", "Record", "SchemaTag", "Snapshot", "StatePersistence"]
+    from reactstate.kv.store import KeyValueStore
+
+__all__ = ["BlobInfo", "Era", "Fetched", "Loaded", "Record", "SchemaTag", "Snapshot", "StatePersistence"]
 
 S = TypeVar("S")
 
@@ -156,6 +158,21 @@ class Era:
         self.document: Any = document
 
 
+class Fetched:
+    """What ``fetch`` found.
+
+    Attributes:
+        version: The newest version.
+        records: The records after the version asked for, oldest first, without a gap.
+    """
+
+    __slots__ = ("records", "version")
+
+    def __init__(self, version: int, records: list[Record]) -> None:
+        self.version: int = version
+        self.records: list[Record] = records
+
+
 class BlobInfo:
     """One named blob.
 
@@ -177,9 +194,15 @@ class StatePersistence(ABC, Generic[S]):
     """Where the changes of one container go; *S* is its state type.
 
     One persistence serves one container at a time. All methods are called from the event loop that called ``load``.
+
+    Attributes:
+        read_only: Nothing can be written; ``follow`` tells of what another process writes.
+        shared: Several processes may write under the same name. ``append`` and a ``save`` under a new schema then raise
+            ConflictError, and write nothing, when another one came first; ``fetch`` gives what it wrote.
     """
 
     read_only: bool = False
+    shared: bool = False
 
     @abstractmethod
     async def load(self, *, history: int = 1000) -> Loaded | None:
@@ -219,6 +242,30 @@ class StatePersistence(ABC, Generic[S]):
             UnsupportedError: This persistence cannot follow.
         """
         raise UnsupportedError("this persistence cannot follow another writer", layer="persistence")
+
+    async def fetch(self, since: int) -> Fetched:  # noqa: ARG002 - overridden where it can be done
+        """Return what all writers have committed after version *since*; cheap when that is nothing.
+
+        Raises:
+            CompactedError: Records above *since* are no longer kept, or the documents went over to another schema.
+            UnsupportedError: This persistence is not shared.
+        """
+        raise UnsupportedError("this persistence has one writer only", layer="persistence")
+
+    def watch_head(self) -> AsyncIterator[None]:
+        """Iterate, for ever, whenever there may be something new to ``fetch``; for shared ones.
+
+        Raises:
+            UnsupportedError: This persistence is not shared.
+        """
+        raise UnsupportedError("this persistence has one writer only", layer="persistence")
+
+    def cursor_place(self, name: str) -> tuple[KeyValueStore, str] | None:  # noqa: ARG002 - as ``fetch``
+        """Return the store and the key at which the cursor of the consumer *name* can be committed with its effects.
+
+        None where the state is in no store.
+        """
+        return None
 
     @abstractmethod
     async def save(self, snapshot: Snapshot, *, keep_since: int) -> None:

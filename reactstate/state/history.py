@@ -38,6 +38,7 @@ class History(Sequence[StateChange[S]]):
 
     def __init__(self, size: int, retention: timedelta | None, clock: Clock) -> None:
         self.size = size
+        self.retention = retention
         self._changes: deque[StateChange[S]] = deque(maxlen=size)
         self._retention_ns = None if retention is None else round(retention.total_seconds() * 1e9)
         self._clock = clock

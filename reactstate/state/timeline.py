@@ -261,6 +261,29 @@ class Timeline(Generic[S]):
         self.tip, self.tip_state, self.tip_version = change, state, change.version
         self.show(change)
 
+    def adopt_run(self, changes: list[StateChange[S]], state: S | None) -> None:
+        """Append changes that were made elsewhere, at once; *state* is the state after the last one.
+
+        Nobody sees the states in between as the current one; they are rebuilt when a change is asked for them.
+        """
+        for change in changes:
+            self._note(change)
+            self._extend(change)
+            if change._type is _CREATE:
+                self._created_ns = change._timestamp_ns
+        newest = changes[-1]
+        newest._state = state
+        self.head = self.tip = newest
+        self.state = self.tip_state = state
+        self.version = self.tip_version = newest._version
+        del self.undoable[: -self.history.size]
+
+    def take_over(self, other: Timeline[S]) -> None:
+        """Go on from where *other*, which nobody else uses, is, with its history."""
+        self.history._changes = self._changes = other.history._changes
+        self.undoable, self.undone = other.undoable, other.undone
+        self.begin(other.head, other.state, other._created_ns)
+
     def begin(self, snapshot: StateChange[S], state: S | None, created_ns: int) -> None:
         """Start from a version whose change is not in the history; *snapshot* stands for it."""
         self.head = snapshot

@@ -1,0 +1,48 @@
+"""What the caller of a write may expect of the state that it changes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from reactstate.errors import ConflictError, UnsupportedError
+from reactstate.state.document import states_equal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from reactstate.state.state import State
+    from reactstate.state.timeline import Timeline
+
+__all__ = ["NotExpectedError", "expect_same", "expect_version", "refuse_guard"]
+
+
+class NotExpectedError(ConflictError):
+    """What ``compare_and_swap`` expected is not there; told apart from a recipe's own ConflictError."""
+
+
+def refuse_guard() -> NoReturn:
+    """Refuse a guard, which nothing here could check."""
+    raise UnsupportedError(
+        "guard= needs a lock in the same store as the state; this container has no store",
+        layer="container",
+        capability="FENCING",
+    )
+
+
+def expect_version(expected: int | None) -> Callable[[Timeline[Any]], None] | None:
+    """Return what refuses a tip of another version than *expected*; None expects nothing."""
+    return None if expected is None else lambda timeline: timeline.expect_version(expected)
+
+
+def expect_same(expected: State | int) -> Callable[[Timeline[Any]], None]:
+    """Return what refuses a tip that is not *expected*, a state or a version."""
+    def check(timeline: Timeline[Any]) -> None:
+        state = timeline.tip_state
+        if isinstance(expected, int):
+            same = timeline.tip_version == expected
+        else:
+            same = state is not None and states_equal(state, expected)
+        if not same:
+            raise NotExpectedError("the state is not the expected one; read it and try again")
+
+    return check

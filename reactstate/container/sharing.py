@@ -1,0 +1,316 @@
+"""The commit path of a container that several processes share.
+
+Contract
+    A flush is one commit of the store, conditional on the head entry. Who loses fetches what the others wrote, makes
+    it visible here, in order and once, and runs the waiting recipes again on the new head. Nothing is built upon a
+    version that the store does not have.
+
+    A refusal (an expectation that failed, a recipe that raised or changed nothing) is reported only after it is known
+    that the state which it was judged by was the newest when the call was made, so that writes are linearizable,
+    refused ones included.
+
+Contention
+    After a lost race the next attempt waits a little, longer each time and never the same as others do. When nothing
+    of one's own was written for the deadline, those who wait get ContentionError.
+
+Changes made elsewhere
+    ``follow`` is woken when the head moves. Where the changes on the way are gone, or were written under another
+    schema, the container loads what is stored anew; subscribers get the changes that they miss when all of them are
+    kept, else one change with the action ``"resync"``.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from reactstate.container.commit import Committer
+from reactstate.container.stored import Bridge, bridge_from, fill, stored_change
+from reactstate.errors import (
+    CompactedError,
+    ConflictError,
+    ContentionError,
+    PatchError,
+    ReactStateError,
+    StorageError,
+    TransientError,
+    UnknownOutcomeError,
+)
+from reactstate.state.change import Origin
+from reactstate.state.document import from_document, to_document
+from reactstate.state.patch import apply_patch, documents_equal, invert
+from reactstate.state.state import State
+from reactstate.state.timeline import Timeline
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from reactstate.clock import Clock
+    from reactstate.container.lifecycle import Lifecycle
+    from reactstate.persistence.protocol import Loaded, Record, StatePersistence
+
+__all__ = ["SharedCommitter", "follow_store"]
+
+S = TypeVar("S", bound=State)
+
+_FIRST_PAUSE_S: Final = 0.001
+_LONGEST_PAUSE_S: Final = 0.05
+_CATCHING: Final = -1
+_LOGGER = logging.getLogger("reactstate.container")
+
+
+class SharedCommitter(Committer[S]):
+    """Writes the pending changes of one container, and takes over what others wrote.
+
+    Args:
+        container: Whose changes.
+        persistence: Where they go; a shared one.
+        clock: Tells the time, and waits.
+        deadline: For how many seconds races may be lost.
+        loaded: What was stored when the container was opened.
+        rebase: As for Committer.
+        bridge: As for Committer.
+    """
+
+    __slots__ = (
+        "_behind",
+        "_clock",
+        "_confirmed",
+        "_container",
+        "_deadline",
+        "_losing_since",
+        "_losses",
+        "_raw",
+        "_round",
+    )
+
+    def __init__(
+        self,
+        container: Lifecycle[S],
+        persistence: StatePersistence[S],
+        clock: Clock,
+        deadline: float,
+        loaded: Loaded | None,
+        *,
+        rebase: bool = False,
+        bridge: Bridge | None = None,
+    ) -> None:
+        super().__init__(container._timeline, persistence, container._shown, rebase=rebase, bridge=bridge)
+        self._container = container
+        self._clock = clock
+        self._deadline = deadline
+        self._losses = 0
+        self._losing_since = 0.0
+        self._round = 0
+        self._confirmed = 0
+        self._behind = False
+        self._raw: tuple[Any, dict[str, int]] | None = None
+        if loaded is not None and (rebase or bridge is not None):
+            self._raw = (loaded.head.document, loaded.head.schema)
+
+    # --- judging --------------------------------------------------------------------------------------------------
+
+    async def judged(self) -> bool:
+        """Say whether the tip that the caller has just judged by was the newest state of the store."""
+        version, failures = self._timeline.tip_version, self._failures
+        if self._timeline.pending:
+            return await self.stands()  # a flush that succeeds proves that nobody came before it
+        await self.confirm()
+        return self._failures == failures and self._timeline.tip_version == version
+
+    async def confirm(self) -> None:
+        """Return when everything that was committed before this call is visible here.
+
+        Raises:
+            UnavailableError: The store could not be reached.
+            CodecError: What is stored cannot be read by today's class.
+            StorageError: The store holds less than what was seen here.
+        """
+        needed = self._round + 1
+        while self._confirmed < needed:
+            if self._flushing:
+                await self._turn()
+            else:
+                await self._catch_up(lost=False)
+
+    async def _turn(self) -> None:
+        """Return when what is under way has ended."""
+        turn: asyncio.Future[None] = self._loop.create_future()
+        self._turns.append(turn)
+        await turn
+
+    # --- flushing -------------------------------------------------------------------------------------------------
+
+    def _write(self) -> None:
+        self._begin_round()
+        super()._write()
+
+    def _begin_round(self) -> None:
+        self._round += 1
+        self._container._asked = self._clock.monotonic()
+
+    def _end_round(self) -> None:
+        self._confirmed = self._round
+        self._container._confirmed = self._container._asked
+
+    def _done(self, error: Exception | None) -> None:
+        if isinstance(error, ConflictError):
+            self._flushing = _CATCHING
+            self._container._spawn(self._lose())
+            return
+        if error is None:
+            self._losses = 0
+            self._raw = None
+            self._end_round()
+        super()._done(error)
+
+    async def _lose(self) -> None:
+        """After a lost race: catch up, so that the recipes can run again, or say that it cannot be done."""
+        try:
+            await self._pause()
+            await self._catch_up(lost=True)
+        except Exception as exc:  # passed on to those who wait
+            error = exc if isinstance(exc, ReactStateError) else self._unstorable(exc)
+            self._flushing = len(self._timeline.pending)
+            super()._done(error)
+
+    async def _pause(self) -> None:
+        self._losses += 1
+        now = self._clock.monotonic()
+        if self._losses == 1:
+            self._losing_since = now
+            return
+        if now - self._losing_since > self._deadline:
+            losses, self._losses = self._losses, 0
+            raise ContentionError(
+                f"other writers came first {losses} times within {self._deadline} s; try again when there are fewer, "
+                "or make fewer, larger updates"
+            )
+        longest = min(_FIRST_PAUSE_S * 2 ** min(self._losses, 10), _LONGEST_PAUSE_S)
+        await self._clock.sleep(random.uniform(0, longest))  # noqa: S311 - it only has to differ from the others'
+
+    # --- catching up ----------------------------------------------------------------------------------------------
+
+    async def _catch_up(self, *, lost: bool) -> None:
+        """Take over what others wrote; nothing is flushed meanwhile.
+
+        Args:
+            lost: A race was lost: on success the waiting changes are flushed, or their recipes run again.
+        """
+        self._flushing = _CATCHING
+        try:
+            self._begin_round()
+            await self._fetch()
+            self._end_round()
+        except BaseException:
+            if not lost:
+                self._release()
+            raise
+        self._release()
+
+    def _release(self) -> None:
+        """Let flushes go on."""
+        self._flushing = 0
+        turns, self._turns = self._turns, []
+        for turn in turns:
+            if not turn.done():
+                turn.set_result(None)
+        if self._timeline.pending:
+            self._flush()
+
+    async def _fetch(self) -> None:
+        persistence, version = self._persistence, self._timeline.version
+        try:
+            fetched = await persistence.fetch(version)
+            if fetched.version < version:
+                raise StorageError(
+                    f"the store holds version {fetched.version} of this state, older than version {version}, which was "
+                    "seen here: it was restored or replaced; open the container again"
+                )
+            if fetched.records:
+                self._adopt(fetched.records)
+        except (CompactedError, PatchError):
+            self._reload(await persistence.load(history=self._timeline.history.size))
+
+    def _adopt(self, records: list[Record]) -> None:
+        """Make the next records visible, in order."""
+        timeline = self._timeline
+        cls = timeline.cls
+        if self._raw is None:
+            schema = self._schema
+            document = None if timeline.state is None else to_document(timeline.state)
+        else:
+            document, schema = self._raw
+        origin = Origin(cls, schema, raw=self._raw is not None)
+        changes = []
+        for record in records:
+            if record.inverse is None:
+                record.inverse = invert(document, record.patch)
+            document = apply_patch(document, record.patch)
+            changes.append(stored_change(record, origin))
+        state: Any = None if document is None else from_document(cls, document, schema)
+        self._drop()
+        timeline.adopt_run(changes, state)
+        origin.end(changes[-1], document if origin.raw else None)
+        if not self._rebase:
+            differs = state is not None and not documents_equal(to_document(state), document)
+            self._raw = (document, schema) if differs else None
+            self._bridge = bridge_from(document) if differs else None
+        else:
+            self._raw = (document, schema)
+        for change in changes:
+            self._container._shown(change)
+
+    def _reload(self, loaded: Loaded | None) -> None:
+        """Go on from what is stored, when the records on the way to it cannot simply be added."""
+        timeline = self._timeline
+        before = timeline.version
+        if loaded is None or loaded.head.version < before:
+            raise StorageError(
+                f"the store no longer holds version {before} of this state, which was seen here: it was restored or "
+                "replaced; open the container again"
+            )
+        fresh: Timeline[S] = Timeline(
+            timeline.cls, timeline.history._clock, timeline.history.size, timeline.history.retention
+        )
+        self._rebase, self._bridge = fill(fresh, loaded)
+        differs = self._rebase or self._bridge is not None
+        self._raw = (loaded.head.document, loaded.head.schema) if differs else None
+        if loaded.head.version == before:
+            return
+        self._drop()
+        timeline.take_over(fresh)
+        missed = [change for change in timeline.history if change._version > before]
+        if not missed or missed[0]._version > before + 1:
+            change = self._container._resync()
+            missed = [] if change is None else [change]
+        for change in missed:
+            self._container._shown(change)
+
+    def _drop(self) -> None:
+        """Withdraw what waits: it was built upon a head that has moved, so its recipes run again."""
+        if not self._timeline.pending:
+            return
+        self._failures += 1
+        self._timeline.withdraw()
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+
+async def follow_store(container: Lifecycle[S], committer: SharedCommitter[S]) -> None:
+    """Make what others write visible here, until the container is closed."""
+    try:
+        async for _ in container._persistence.watch_head():
+            while not container._closed:
+                try:
+                    await committer.confirm()
+                    break
+                except (TransientError, UnknownOutcomeError) as exc:
+                    _LOGGER.warning("the store cannot be followed at the moment; trying again: %s", exc)
+                    await container._clock.sleep(_LONGEST_PAUSE_S * 10)
+    except Exception:
+        _LOGGER.exception("following the store ended; open the container again to see newer changes")
+        container._end_watching()
