@@ -24,6 +24,7 @@ from reactstate.state.change import DROPPED, ChangeType, StateChange, VersionedS
 from reactstate.state.config import StateConfig
 from reactstate.state.derive import select
 from reactstate.state.document import states_equal, to_document
+from reactstate.state.history import check_version, version_text
 from reactstate.state.observable import Observable
 from reactstate.state.patch import diff
 from reactstate.state.produce import OpenDraft, check_state_value, run_recipe
@@ -50,6 +51,10 @@ T = TypeVar("T")
 
 
 _CLOSED = "this container was closed; its state can still be read"
+_IN_RECIPE = (
+    "a recipe (or validator) of this container is running in this thread; it only changes its draft, "
+    "so put what is to follow after the update"
+)
 
 
 class _InRecipe(threading.local):
@@ -70,6 +75,10 @@ class AtomicState(Observable[S]):
         config: How much history is kept, and so on; snapshots are only taken when they are asked for.
         clock: Tells the time of each change.
 
+    Raises:
+        StateValidationError: *initial* is no whole State.
+        TypeError: *config* is no StateConfig.
+
     Example:
         >>> class Counter(State):
         ...     hits: int = 0
@@ -80,6 +89,8 @@ class AtomicState(Observable[S]):
 
     def __init__(self, initial: S, *, config: StateConfig | None = None, clock: Clock | None = None) -> None:
         config = config if config is not None else StateConfig()
+        if not isinstance(config, StateConfig):  # pyright: ignore[reportUnnecessaryIsInstance] - it comes from callers
+            raise TypeError(f"config is a StateConfig, not a {type(config).__name__}")
         if not isinstance(initial, State):  # pyright: ignore[reportUnnecessaryIsInstance] - states come from callers
             raise StateValidationError(f"a container holds a State, not a {type(initial).__name__}")
         cls = type(initial)
@@ -117,7 +128,9 @@ class AtomicState(Observable[S]):
             TransitionError: ``check_transition`` refused the change.
             ConflictError: The state is not of *expected_version*.
             StateNotFoundError: There is no state.
-            WrongContextError: It was called inside a recipe of the same container.
+            TypeError: *recipe* is no recipe, or *expected_version* no int.
+            WrongContextError: It was called inside a recipe of the same container, where nothing that writes, nor
+                ``close``, can be called.
         """
         check = None if expected_version is None else self._version_check(expected_version)
         return self._update(recipe, args, actor, action, tags, check)
@@ -131,8 +144,12 @@ class AtomicState(Observable[S]):
         action: str | None = None,
         tags: Mapping[str, Any] | None = None,
     ) -> bool:
-        """Change the state by *recipe* if it is *expected* (a state or a version), and say whether it was."""
-        if not isinstance(expected, State | int):  # pyright: ignore[reportUnnecessaryIsInstance] - it comes from callers
+        """Change the state by *recipe* if it is *expected* (a state or a version), and say whether it was.
+
+        Raises:
+            TypeError: *expected* is neither a state nor a version.
+        """
+        if isinstance(expected, bool) or not isinstance(expected, State | int):  # pyright: ignore[reportUnnecessaryIsInstance] - it comes from callers
             raise TypeError(f"expected is a state or a version, not a {type(expected).__name__}")
         try:
             self._update(recipe, args, actor, action, tags, lambda head: _expect_same(head, expected))
@@ -173,15 +190,20 @@ class AtomicState(Observable[S]):
         """Remove the state; the versions go on."""
         return self._commit(lambda timeline: timeline.plan_delete(), actor, action, tags, expected_version)
 
-    @contextlib.contextmanager
     def edit(
         self, *, actor: str | None = None, action: str | None = None, tags: Mapping[str, Any] | None = None
-    ) -> Generator[S]:
+    ) -> contextlib.AbstractContextManager[S]:
         """Give a ``with`` block a draft of the current state, and commit it at its end.
 
         Nothing is locked: when the state moved meanwhile the block ends with ConflictError. An exception in the block
         discards the draft.
         """
+        self._check_call()
+        check_labels(actor, action)
+        return self._edit(actor, action, check_tags(tags))
+
+    @contextlib.contextmanager
+    def _edit(self, actor: str | None, action: str | None, tags: Mapping[str, Any] | None) -> Generator[S]:
         current = self.current
         opened = OpenDraft(current.state)
         try:
@@ -206,6 +228,7 @@ class AtomicState(Observable[S]):
         """Come back to the version *steps* before the current one, as a new version.
 
         Raises:
+            TypeError: *steps* is no int.
             ValueError: *steps* is less than 1.
             NoHistoricalState: That version is not kept.
         """
@@ -222,6 +245,7 @@ class AtomicState(Observable[S]):
         """Come back to *version*, as a new version.
 
         Raises:
+            TypeError: *version* is no int.
             NoHistoricalState: It is not kept.
         """
         return self._commit(lambda timeline: timeline.plan_rollback_to(version), actor, action, tags)
@@ -244,20 +268,25 @@ class AtomicState(Observable[S]):
             _in_recipe.containers.pop()
 
     def _version_check(self, expected: int) -> Callable[[StateChange[S]], None]:
+        check_version(expected, "expected_version")
+
         def check(head: StateChange[S]) -> None:
             if head._version != expected:
                 raise ConflictError(
-                    f"version {expected} was expected, but the state is at version {head._version}; "
+                    f"version {version_text(expected)} was expected, but the state is at version {head._version}; "
                     "read it and try again",
                     current=self.current,
                 )
 
         return check
 
-    def _check_call(self) -> None:
+    def _check_recipe(self) -> None:
         running = _in_recipe.containers
         if running and any(container is self for container in running):
-            raise WrongContextError("an update inside a recipe of the same container; change the draft instead")
+            raise WrongContextError(_IN_RECIPE)
+
+    def _check_call(self) -> None:
+        self._check_recipe()
         if self._closed:
             raise ClosedError(_CLOSED)
 
@@ -391,7 +420,8 @@ class AtomicState(Observable[S]):
         Raises:
             SnapshotNotFoundError: No snapshot has that id.
         """
-        found = self._snapshots.get(snapshot_id)
+        self._check_call()
+        found = self._snapshots.get(snapshot_id) if isinstance(snapshot_id, str) else None  # pyright: ignore[reportUnnecessaryIsInstance] - ids come from callers
         if found is None:
             raise no_snapshot(snapshot_id)
         state = found[1]
@@ -403,6 +433,9 @@ class AtomicState(Observable[S]):
 
     def delete_snapshot(self, snapshot_id: str) -> bool:
         """Remove a snapshot; say whether it was there."""
+        self._check_call()
+        if not isinstance(snapshot_id, str):  # pyright: ignore[reportUnnecessaryIsInstance] - ids come from callers
+            return False
         return self._snapshots.pop(snapshot_id, None) is not None
 
     # --- reading --------------------------------------------------------------------------------------------------
@@ -413,6 +446,7 @@ class AtomicState(Observable[S]):
         Raises:
             NoHistoricalState: It is not kept.
             StateNotFoundError: It was deleted then.
+            TypeError: *version* is neither an int nor a datetime.
             ValueError: The point in time has no time zone.
         """
         return self._view().at(version)
@@ -438,7 +472,12 @@ class AtomicState(Observable[S]):
     # --- the end --------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """End all subscriptions; the state can still be read."""
+        """End all subscriptions; the state can still be read.
+
+        Raises:
+            WrongContextError: It was called inside a recipe of this container.
+        """
+        self._check_recipe()
         with self._lock:
             self._closed = True
         self._end_watching()

@@ -31,6 +31,7 @@ Thread safety
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import weakref
 from collections import deque
@@ -58,14 +59,14 @@ class Broadcast(Generic[T]):
         version_of: Tells the version of an item of a backlog or resync; its attribute ``version`` by default.
 
     Raises:
-        ValueError: *capacity* is below 1.
+        TypeError: *capacity* is no int.
+        ValueError: *capacity* is below 1, or more than a sequence can hold.
     """
 
     __slots__ = ("__weakref__", "_closed", "_live", "_lock", "_next", "_ring", "_version_of", "_waiting", "capacity")
 
     def __init__(self, capacity: int = 1000, *, version_of: Callable[[T], int] = attrgetter("version")) -> None:
-        if capacity < 1:
-            raise ValueError(f"capacity must be at least 1, not {capacity}")
+        _check_size("capacity", capacity)
         self.capacity: int = capacity
         self._version_of = version_of
         self._lock = threading.Lock()
@@ -129,14 +130,16 @@ class Broadcast(Generic[T]):
 
         Raises:
             ClosedError: The broadcast is closed.
-            ValueError: *buffer* is below 1, *on_lag* is unknown, or ``"resync"`` was asked for without *resync*.
+            TypeError: *buffer* or *since* is no int.
+            ValueError: *buffer* is below 1 or more than a sequence can hold, *on_lag* is unknown, or ``"resync"`` was asked for without *resync*.
         """
         if buffer is None:
             buffer = self.capacity
-        if buffer < 1:
-            raise ValueError(f"buffer must be at least 1, not {buffer}")
-        if on_lag not in {"raise", "resync"}:
-            raise ValueError(f"on_lag must be 'raise' or 'resync', not {on_lag!r}")
+        _check_size("buffer", buffer)
+        _check_int("since", since)
+        if on_lag not in ("raise", "resync"):
+            given = repr(on_lag) if isinstance(on_lag, str) else f"a {type(on_lag).__name__}"
+            raise ValueError(f"on_lag must be 'raise' or 'resync', not {given}")
         if on_lag == "resync" and resync is None:
             raise ValueError("on_lag='resync' needs the callable resync")
         subscription = Subscription(
@@ -200,6 +203,20 @@ class Broadcast(Generic[T]):
                 self._ring = deque(self._ring, maxlen=max(self.capacity, *buffers))
         finally:
             self._lock.release()
+
+
+def _check_int(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, not a {type(value).__name__}")
+    return value
+
+
+def _check_size(name: str, value: object) -> None:
+    size = _check_int(name, value)
+    if size < 1:
+        raise ValueError(f"{name} must be at least 1")
+    if size > sys.maxsize:
+        raise ValueError(f"{name} must be at most {sys.maxsize}")
 
 
 def _wake(waiters: Iterable[Waiter]) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from reactstate.errors import SettingsError, UnsupportedError
 
 __all__ = ["StateConfig"]
+
+_MAX_COUNT: Final = sys.maxsize
+_MAX_INTERVAL: Final = timedelta(days=365_000)
+"""A later point in time than now and this has no datetime."""
 
 
 class StateConfig:
@@ -17,7 +22,8 @@ class StateConfig:
         history_size: The most changes that are kept in the history.
         history_retention: How long they are kept; None for as long as there is room. The newest always stays.
         buffer_size: How many unread changes are kept for a subscriber.
-        snapshot_interval: Take a snapshot by itself after so many versions (int) or so much time (timedelta).
+        snapshot_interval: Take a snapshot by itself after so many versions (int) or so much time (timedelta,
+            at most 1000 years).
         max_snapshots: How many of the snapshots taken by itself are kept; named ones are never removed.
         concurrency: ``"optimistic"``; ``"pessimistic"`` needs locks.
         on_lag: What a subscriber that falls behind gets: ``"raise"`` or ``"resync"``.
@@ -54,18 +60,20 @@ class StateConfig:
             _check_time("history_retention", history_retention)
         if isinstance(snapshot_interval, timedelta):
             _check_time("snapshot_interval", snapshot_interval)
+            if snapshot_interval > _MAX_INTERVAL:
+                raise SettingsError("snapshot_interval must be at most 1000 years; None takes no snapshots by itself")
         elif snapshot_interval is not None:
             _check_count("snapshot_interval", snapshot_interval)
-        if concurrency not in {"optimistic", "pessimistic"}:
-            raise SettingsError(f'concurrency must be "optimistic" or "pessimistic", not {concurrency!r}')
+        if concurrency not in ("optimistic", "pessimistic"):
+            raise SettingsError(f'concurrency must be "optimistic" or "pessimistic", not {_given(concurrency)}')
         if concurrency == "pessimistic":
             raise UnsupportedError(
                 'concurrency="pessimistic" needs locks, which this container does not have; use "optimistic"',
                 layer="container",
                 capability="locks",
             )
-        if on_lag not in {"raise", "resync"}:
-            raise SettingsError(f'on_lag must be "raise" or "resync", not {on_lag!r}')
+        if on_lag not in ("raise", "resync"):
+            raise SettingsError(f'on_lag must be "raise" or "resync", not {_given(on_lag)}')
         self.history_size: int = history_size
         self.history_retention: timedelta | None = history_retention
         self.buffer_size: int = buffer_size
@@ -79,10 +87,17 @@ class StateConfig:
 
 
 def _check_count(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise SettingsError(f"{name} must be a whole number from 1 on, not {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MAX_COUNT:
+        raise SettingsError(f"{name} must be a whole number from 1 to {_MAX_COUNT}, not {_given(value)}")
 
 
 def _check_time(name: str, value: Any) -> None:
     if not isinstance(value, timedelta) or value <= timedelta(0):
-        raise SettingsError(f"{name} must be a positive timedelta, not {value!r}")
+        raise SettingsError(f"{name} must be a positive timedelta, not {_given(value)}")
+
+
+def _given(value: Any) -> str:
+    """Return how an error text names *value*: as it is written, if that is short and sure to work."""
+    if isinstance(value, int) and abs(value) > _MAX_COUNT:
+        return f"an int of {value.bit_length()} bits"
+    return f"{value!r:.80}" if isinstance(value, int | float | str | timedelta) else f"a {type(value).__name__}"

@@ -4,7 +4,9 @@ A draft looks like the model that it stands for and copies a part only when some
 value is validated at once, by the schema of its own field or element. When the recipe ends, ``finish`` makes the new
 state, which shares every part that was not changed, and leaves behind the edits that lead to it.
 
-A draft belongs to the recipe that it was made for, and to the thread in which that runs.
+A draft belongs to the recipe that it was made for, and to the thread in which that runs. Its use by another thread
+while the recipe runs is not noticed, and may even change the new state after it was published: to read a field is to
+read a dict, which asks for no thread, and to ask for it at each assignment would make all recipes slower.
 """
 
 from __future__ import annotations

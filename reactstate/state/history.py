@@ -5,23 +5,58 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from reactstate.errors import NoHistoricalState
 from reactstate.state.change import DROPPED, StateChange
 
 if TYPE_CHECKING:
-    from datetime import datetime, timedelta
+    from datetime import timedelta
 
     from reactstate.clock import Clock
     from reactstate.state.state import State
 
-__all__ = ["HELD", "History"]
+__all__ = ["HELD", "History", "check_steps", "check_version", "version_text"]
 
 S = TypeVar("S", bound="State")
 
 HELD = 8
 """How many of the newest changes hold their state; those of older ones are rebuilt."""
+
+_LONG = 64
+"""From how many bits on an int is too long for an error text; Python refuses to print the longest ones at all."""
+
+
+def check_version(version: object, name: str = "version") -> int:
+    """Return *version* if it can be one; whether it is kept, or was ever made, is another question.
+
+    Raises:
+        TypeError: It is no int, or a bool.
+    """
+    if isinstance(version, bool) or not isinstance(version, int):
+        raise TypeError(f"{name} must be an int, such as container.version, not a {type(version).__name__}")
+    return version
+
+
+def check_steps(steps: object) -> int:
+    """Return *steps* if one can go back so many versions.
+
+    Raises:
+        TypeError: It is no int, or a bool.
+        ValueError: It is less than 1.
+    """
+    if isinstance(steps, bool) or not isinstance(steps, int):
+        raise TypeError(f"steps must be an int from 1 on, not a {type(steps).__name__}")
+    if steps < 1:
+        raise ValueError("steps must be 1 or more")
+    return steps
+
+
+def version_text(version: int) -> str:
+    """Return how an error text names *version*, however large a caller made it."""
+    bits = version.bit_length()
+    return str(version) if bits < _LONG else f"of {bits} bits"
 
 
 class History(Sequence[StateChange[S]]):
@@ -103,23 +138,25 @@ class History(Sequence[StateChange[S]]):
         """Return the change that made *version*.
 
         Raises:
+            TypeError: *version* is no int.
             NoHistoricalState: It is not kept.
         """
+        check_version(version)
         changes = list(self._kept())
         place = version - changes[0]._version if changes else -1
         if not 0 <= place < len(changes):
-            raise self.missing(f"version {version} is not in the history")
+            raise self.missing(f"version {version_text(version)} is not in the history")
         return changes[place]
 
     def get_previous(self, steps: int = 1) -> StateChange[S]:
         """Return the change that was the newest *steps* versions ago.
 
         Raises:
+            TypeError: *steps* is no int.
             ValueError: *steps* is less than 1.
             NoHistoricalState: It is not kept.
         """
-        if steps < 1:
-            raise ValueError("steps must be 1 or more")
+        check_steps(steps)
         newest = self.newest_version
         if newest is None:
             raise self.missing("there is no history yet")
@@ -129,9 +166,12 @@ class History(Sequence[StateChange[S]]):
         """Return the newest change that had been made at *moment*.
 
         Raises:
+            TypeError: *moment* is no datetime.
             ValueError: *moment* has no time zone.
             NoHistoricalState: No kept change is that old.
         """
+        if not isinstance(moment, datetime):  # pyright: ignore[reportUnnecessaryIsInstance] - it comes from callers
+            raise TypeError(f"a point in time is a datetime with a time zone, not a {type(moment).__name__}")
         if moment.tzinfo is None:
             raise ValueError("a point in time needs a time zone, such as datetime.UTC")
         for change in reversed(list(self._kept())):

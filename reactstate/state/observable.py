@@ -8,6 +8,11 @@ Lagging
     A subscription that falls behind its buffer gets ``LaggedError(missed=n)`` and stays subscribed; with
     ``on_lag="resync"`` it gets one change instead that carries it to the current state. Callbacks never lag.
 
+    That change has the action ``"resync"`` and the newest version. What lies between is not known to it: its
+    ``old_state`` is None, and its ``patch`` replaces the whole document, whatever the subscriber had. So it is right
+    for whoever applies patches or takes ``new_state``; whoever compares the two states looks at ``action`` first. A
+    subscriber that needs the old state keeps the last one that it was given.
+
 Thread safety
     ``state``, ``version``, ``current`` and ``history`` may be read from any thread, without waiting.
 """
@@ -20,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 from reactstate.errors import ClosedError, CompactedError, NoHistoricalState
 from reactstate.state.broadcast import Broadcast
 from reactstate.state.change import ChangeType, StateChange, VersionedState
+from reactstate.state.history import check_version, version_text
 from reactstate.state.notify import Notifier
 from reactstate.state.state import State
 from reactstate.state.watch import Watch
@@ -30,6 +36,7 @@ if TYPE_CHECKING:
 
     from blinker import Signal
 
+    from reactstate.state.edits import Edit
     from reactstate.state.history import History
     from reactstate.state.subscription import Subscription
     from reactstate.state.timeline import Timeline
@@ -93,14 +100,19 @@ class Observable(Generic[S]):
         Args:
             since: Begin with the kept changes after this version, then go on live, without gap.
             buffer: How many unread changes are kept for it (default: ``StateConfig.buffer_size``).
-            on_lag: What happens when it falls behind (default: ``StateConfig.on_lag``).
+            on_lag: What happens when it falls behind (default: ``StateConfig.on_lag``): ``"raise"``, or ``"resync"``
+                for one change with that action, whose ``old_state`` is None.
 
         Raises:
             CompactedError: Changes after *since* are no longer kept; ``resume`` is the oldest version to ask from.
             NoHistoricalState: *since* is newer than the newest version.
-            ValueError: *since* or *buffer* is out of range.
+            ClosedError: The container was closed.
+            TypeError: *since* or *buffer* is no int.
+            ValueError: *since*, *buffer* or *on_lag* is out of range.
         """
         self._check_watcher()
+        if since is not None:
+            check_version(since, "since")
         with self._publishing:
             if self._closed:
                 raise ClosedError("this container was closed; open it again to subscribe")
@@ -124,7 +136,7 @@ class Observable(Generic[S]):
         newest = timeline.version
         if since > newest:
             raise NoHistoricalState(
-                f"version {since} does not exist yet; the newest is {newest}",
+                f"version {version_text(since)} does not exist yet; the newest is {newest}",
                 oldest=timeline.history.oldest_version,
                 newest=newest,
             )
@@ -139,14 +151,18 @@ class Observable(Generic[S]):
         return [change for change in timeline.history if change._version > since]
 
     def _resync(self, _last: int = 0) -> StateChange[S] | None:
-        """Return one change that carries a subscriber who fell behind to the current state."""
+        """Return one change that carries a subscriber who fell behind to the current state.
+
+        Its old state is None: the last state that the subscriber saw is mostly no longer kept, and to hold it would
+        cost every subscriber.
+        """
         current = self._timeline.current()
         if current.version == 0:
             return None
         state = current.state if current.exists else None
         kind = ChangeType.DELETE if state is None else ChangeType.UPDATE
-        moment_ns = self._timeline.head._timestamp_ns
-        return StateChange(current.version, kind, state, [(None, None, state)], moment_ns, None, "resync", None)
+        edits: list[Edit] = [(None, None, state)]
+        return StateChange(current.version, kind, state, edits, current._timestamp_ns, None, "resync", None)
 
     def watch(self) -> Watch[S]:
         """Return an iterator over the newest state: the current one first, then after each burst of changes.

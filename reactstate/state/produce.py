@@ -1,4 +1,12 @@
-"""produce: the one way from a state to the next."""
+"""produce: the one way from a state to the next.
+
+Thread safety
+    States may be read by any number of threads, and each may run recipes over the same state: every call has a draft
+    of its own. A draft itself is for the one thread in which its recipe runs. That another thread uses it meanwhile is
+    not noticed, since to ask at every read and assignment would make all recipes slower: what is written there may be
+    lost, or may reach the new state after it was published. Give other threads the state, or what they need of it.
+    After its recipe a draft is refused in any thread.
+"""
 
 from __future__ import annotations
 
@@ -84,6 +92,9 @@ def produce(base: S, recipe: Callable[[S, Unpack[Ts]], object] | Mapping[str, An
         StateValidationError: A value does not fit, or a validator refused it.
         TransitionError: ``check_transition`` refused the change.
         TypeError: The recipe is asynchronous, or a generator function.
+
+    What the recipe or ``check_transition`` raises otherwise passes on as it is. The draft is for the thread that the
+    recipe runs in; see the module.
     """
     state, edits = run_recipe(base, recipe, args)
     return Produced(base, state, edits)

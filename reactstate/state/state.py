@@ -225,7 +225,12 @@ class State(BaseModel):
     def check_transition(self, previous: Any) -> None:
         """Refuse a change by raising TransitionError; called with the state before, after all validators.
 
-        The default allows everything.
+        It is called for every change that leads from one state to another, a rollback, undo or restore too; not when a
+        state is created or deleted. It must be pure: it may run more than once, and for a change that is not made. The
+        default allows everything.
+
+        Any other exception in it is taken for a mistake in the class, not for a refusal: it reaches the caller as it
+        is. The state, the version and the history stay as they were in either case, and nobody is told.
         """
 
     def merge(self, other: Any) -> Self:  # noqa: ARG002 - subclasses use it

@@ -14,6 +14,7 @@ Caveats
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections import deque
@@ -212,18 +213,21 @@ class Subscription(Generic[T]):
             timeout: How many seconds to wait at most; None waits for ever.
 
         Raises:
+            TypeError: *timeout* is no number of seconds.
+            ValueError: *timeout* is NaN.
             TimeoutError: Nothing came in time.
             LaggedError: Items were lost because they were not read in time; the next call goes on with the oldest kept.
             ClosedError: The subscription was closed, or its broadcast was and everything is read.
             WrongContextError: The backlog is an async iterator, which only an event loop can read.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
+        seconds = None if timeout is None else _seconds(timeout)
+        deadline = None if seconds is None else time.monotonic() + seconds
         expired = False
         while True:
             item = self._take()
             if item is _NOTHING:
                 if expired:
-                    raise TimeoutError(f"nothing was published within {timeout} seconds; the subscription goes on")
+                    raise TimeoutError(f"nothing was published within {seconds} seconds; the subscription goes on")
                 expired = not self._block(deadline)
             else:
                 item = self._settle(item)
@@ -400,6 +404,16 @@ class Subscription(Generic[T]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.aclose()
+
+
+def _seconds(timeout: object) -> float:
+    """Return *timeout* as what a lock can wait."""
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+        raise TypeError(f"timeout is a number of seconds or None, not a {type(timeout).__name__}")
+    seconds = min(max(timeout, 0), threading.TIMEOUT_MAX)
+    if math.isnan(seconds):
+        raise ValueError("timeout must not be NaN; None waits for ever")
+    return seconds
 
 
 def _look_at(reading: asyncio.Task[None]) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from reactstate.errors import ConflictError, StateNotFoundError, StateValidationError
 from reactstate.state.change import DROPPED, ChangeType, StateChange, VersionedState
 from reactstate.state.fieldtypes import kind_of
-from reactstate.state.history import HELD, History
+from reactstate.state.history import HELD, History, check_steps, check_version, version_text
 from reactstate.state.models import new_object
 from reactstate.state.produce import check_state_value, edit_between, run_recipe
 from reactstate.state.state import State
@@ -71,22 +71,27 @@ class Plan(Generic[S]):
 def action_of(recipe: Any) -> str | None:
     """Return the name of a recipe that is a function with a name."""
     name = getattr(recipe, "__name__", None)
-    return name if isinstance(name, str) and name != "<lambda>" else None
+    return name if type(name) is str and name != "<lambda>" else None
 
 
 def check_tags(tags: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Return a copy of the tags of a change.
 
     Raises:
-        StateValidationError: A key is not text, or a value is not text, an integer of 64 bits, a finite float, a bool
-            or None.
+        StateValidationError: A key is not a str, or a value is not a str, an integer of 64 bits, a finite float, a
+            bool or None. Subclasses of them are refused, since not every format can store them.
     """
     if tags is None:
         return None
     if not isinstance(tags, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - tags come from callers
         raise StateValidationError(f"tags are a mapping of names to values, not a {type(tags).__name__}")
     for name, value in tags.items():
-        if not _is_text(name) or not _is_tag(value):
+        if not _is_text(name):
+            raise StateValidationError(
+                "the name of a tag is a str without lone surrogates, and of no subclass; "
+                f"this {type(name).__name__} cannot be stored"
+            )
+        if not _is_tag(value):
             raise StateValidationError(
                 f"tag {name!r}: tags are text with text, an integer of 64 bits, a finite float, a bool or None; "
                 f"this {type(value).__name__} cannot be stored"
@@ -98,15 +103,19 @@ def check_labels(actor: Any, action: Any) -> None:
     """Refuse an actor or action that could not be stored.
 
     Raises:
-        StateValidationError: One of them is neither text nor None.
+        StateValidationError: One of them is neither a str nor None; a subclass of str is refused, since not every
+            format can store it.
     """
     for name, value in (("actor", actor), ("action", action)):
         if value is not None and not _is_text(value):
-            raise StateValidationError(f"{name} is text or None; this {type(value).__name__} cannot be stored")
+            raise StateValidationError(
+                f"{name} is a str without lone surrogates, and of no subclass, or None; "
+                f"this {type(value).__name__} cannot be stored"
+            )
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and (value.isascii() or not any("\ud800" <= sign <= "\udfff" for sign in value))
+    return type(value) is str and (value.isascii() or not any("\ud800" <= sign <= "\udfff" for sign in value))
 
 
 def _is_tag(value: Any) -> bool:
@@ -116,7 +125,7 @@ def _is_tag(value: Any) -> bool:
         return -(1 << 63) <= value < 1 << 63
     if type(value) is float:
         return math.isfinite(value)
-    return type(value) is str and _is_text(value)
+    return _is_text(value)
 
 
 class Timeline(Generic[S]):
@@ -341,12 +350,14 @@ class Timeline(Generic[S]):
         """Return the state at a version or point in time.
 
         Raises:
+            TypeError: *version* is neither an int nor a datetime.
+            ValueError: The point in time has no time zone.
             NoHistoricalState: It is not kept.
             StateNotFoundError: It was deleted then.
         """
-        if isinstance(version, int):
+        if isinstance(version, int) and not isinstance(version, bool):
             state = self.state_at(version)
-        elif isinstance(version, datetime):  # pyright: ignore[reportUnnecessaryIsInstance] - versions come from callers
+        elif isinstance(version, datetime):
             state = self.state_at_time(version)
         else:
             raise TypeError(f"a version or a datetime is needed, not a {type(version).__name__}")
@@ -448,14 +459,23 @@ class Timeline(Generic[S]):
         return Plan(ChangeType.ROLLBACK, found, edits, action, target)
 
     def plan_rollback(self, steps: int) -> Plan[S] | None:
-        """Plan to come back to the version *steps* before the tip."""
-        if steps < 1:
-            raise ValueError("steps must be 1 or more")
-        return self.plan_rollback_to(self.tip_version - steps)
+        """Plan to come back to the version *steps* before the tip.
+
+        Raises:
+            TypeError: *steps* is no int.
+            ValueError: *steps* is less than 1.
+            NoHistoricalState: That version is not kept.
+        """
+        return self.plan_rollback_to(self.tip_version - check_steps(steps))
 
     def plan_rollback_to(self, version: int) -> Plan[S] | None:
-        """Plan to come back to *version*."""
-        return self.plan_return(self.state_at(version), "rollback")
+        """Plan to come back to *version*.
+
+        Raises:
+            TypeError: *version* is no int.
+            NoHistoricalState: It is not kept.
+        """
+        return self.plan_return(self.state_at(check_version(version)), "rollback")
 
     def plan_undo(self) -> Plan[S] | None:
         """Plan to revert the newest change that is neither undo nor redo nor already undone."""
@@ -475,11 +495,12 @@ class Timeline(Generic[S]):
         """Refuse when the tip is not of version *expected*.
 
         Raises:
+            TypeError: *expected* is no int.
             ConflictError: It is not.
         """
-        if self.tip_version != expected:
+        if self.tip_version != check_version(expected, "expected_version"):
             raise ConflictError(
-                f"version {expected} was expected, but the state is at version {self.tip_version}; read it and try again",
+                f"version {version_text(expected)} was expected, but the state is at version {self.tip_version}; read it and try again",
                 current=self.tip_as_current(),
             )
 

@@ -147,6 +147,54 @@ def test_a_recipe_that_blocks_blocks_neither_readers_nor_other_writers():
     assert (tally.state.n, tally.version) == (101, 3)
 
 
+class Meeting(State):
+    """What merges and recipes do while another thread is at work: the first of them lets it in."""
+
+    n: int = 0
+
+    def merge(self, other: Self) -> Self:
+        others.pop()() if others else None
+        return type(self)(n=max(self.n, other.n))
+
+
+others: list[Any] = []
+
+
+def test_whatever_lost_to_another_thread_is_done_again_on_what_is_newer():
+    meeting = AtomicState(Meeting(n=5))
+    runs: list[int] = []
+
+    def bump(draft: Meeting) -> None:
+        draft.n += 1
+
+    def look(draft: Meeting) -> None:
+        runs.append(draft.n)
+        others.pop()() if others else None
+
+    others.append(lambda: in_threads(lambda: meeting.update(bump)))
+    assert meeting.merge(Meeting(n=7)).version == 3  # a change that lost
+    assert [change.new_state.n for change in meeting.history] == [5, 6, 7]
+    others.append(lambda: in_threads(lambda: meeting.update(bump)))
+    assert meeting.merge(Meeting(n=1)).version == 4  # no change, but that was judged by what is no longer current
+    others.append(lambda: in_threads(lambda: meeting.update(bump)))
+    assert meeting.update(look).version == 5
+    assert runs == [8, 9]
+    others.append(lambda: in_threads(meeting.close))
+    with pytest.raises(ClosedError):
+        meeting.merge(Meeting(n=100))
+    assert (meeting.version, meeting.state.n) == (5, 9)
+
+
+def test_coming_back_to_what_is_there_already_makes_no_version():
+    tally = AtomicState(Tally())
+    info = tally.snapshot()
+    tally.update(add)
+    tally.undo()
+    assert tally.rollback(2).version == 3
+    assert tally.rollback_to(1).version == 3
+    assert tally.restore(info.id).version == 3
+
+
 def test_it_has_the_verbs_of_a_container_without_await():
     clock = ManualClock(datetime(2026, 5, 1, tzinfo=UTC))
     tally = AtomicState(Tally(), clock=clock)
@@ -253,13 +301,51 @@ def test_what_is_refused_leaves_everything_as_it_was():
     assert caught.value.current == tally.current
 
 
-def test_an_update_inside_a_recipe_raises_and_one_inside_a_callback_works():
+def test_nothing_that_writes_nor_close_can_be_called_in_a_recipe_of_the_same_container():
+    tally = AtomicState(Tally())
+    info = tally.snapshot()
+    tally.update(add)
+    tally.undo()
+    subscription = tally.subscribe()
+    refused = [
+        lambda: tally.update(add),
+        lambda: tally.compare_and_swap(3, add),
+        lambda: tally.set(Tally(n=9)),
+        lambda: tally.merge(Tally(n=9)),
+        tally.delete,
+        tally.edit,
+        tally.rollback,
+        lambda: tally.rollback_to(1),
+        tally.undo,
+        tally.redo,
+        tally.snapshot,
+        lambda: tally.restore(info.id),
+        lambda: tally.restore("no such snapshot"),
+        lambda: tally.delete_snapshot(info.id),
+        tally.close,
+        lambda: tally.__exit__(None, None, None),
+    ]
+    met: list[Exception] = []
+
+    def nested(draft: Tally) -> None:
+        for call in refused:
+            with pytest.raises(WrongContextError, match="after the update") as caught:
+                call()
+            met.append(caught.value)
+        assert (tally.state.n, tally.version, len(tally.history), tally.list_snapshots()) == (0, 3, 3, [info])
+        draft.n = 5
+
+    assert tally.update(nested).version == 4
+    assert len(met) == len(refused)
+    assert subscription.get_nowait().version == 4  # nothing was closed
+    tally.close()
+
+
+def test_an_update_in_a_callback_is_delivered_after_the_current_change():
+    tally, other = AtomicState(Tally()), AtomicState(Tally())
     tally, other = AtomicState(Tally()), AtomicState(Tally())
 
     def nested(draft: Tally) -> None:
-        for verb in (lambda: tally.update(add), tally.delete, tally.undo, tally.snapshot):
-            with pytest.raises(WrongContextError):
-                verb()
         other.update(add)
         draft.n = 1
 
@@ -284,18 +370,29 @@ def test_closing_ends_subscriptions_and_refuses_updates():
     assert subscription.get_nowait().version == 2
     with pytest.raises(ClosedError):
         subscription.get_nowait()
-    for call in (lambda: tally.update(add), tally.undo, tally.subscribe, tally.snapshot):
+    for call in (
+        lambda: tally.update(add),
+        tally.undo,
+        tally.subscribe,
+        tally.snapshot,
+        tally.edit,
+        lambda: tally.restore("any"),
+        lambda: tally.delete_snapshot("any"),
+    ):
         with pytest.raises(ClosedError):
             call()
     assert tally.state.n == 1
+    tally.close()
     late = AtomicState(Tally())
 
     def closing(draft: Tally) -> None:
-        late.close()
+        in_threads(late.close)
         draft.n = 1
 
-    with pytest.raises(ClosedError):
-        late.update(closing)
+    for write in (late.update, lambda recipe: late.compare_and_swap(1, recipe)):
+        late._closed = False
+        with pytest.raises(ClosedError):
+            write(closing)
     assert late.version == 1
 
 

@@ -1,11 +1,25 @@
 from __future__ import annotations
 
+import threading
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from reactstate import AtomicState, ClosedError, CompactedError, State, StateConfig, StateContainer
+from reactstate import (
+    AtomicState,
+    ChangeType,
+    ClosedError,
+    CompactedError,
+    ManualClock,
+    State,
+    StateConfig,
+    StateContainer,
+    apply_patch,
+)
 from reactstate.state.observable import Observable
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class Tally(State):
@@ -40,6 +54,52 @@ def test_a_subscription_takes_the_buffer_and_behaviour_of_the_container_unless_t
         tally.update(add)
     assert resynced.get_nowait().action == "resync"
     assert patient.get_nowait().version == 2
+
+
+def test_a_resync_says_what_it_is_and_fits_whatever_the_subscriber_had():
+    tally = AtomicState(Tally(), config=StateConfig(buffer_size=1, on_lag="resync"), clock=ManualClock())
+    lagging = tally.subscribe()
+    for _ in range(5):
+        tally.update(add)
+    change = lagging.get_nowait()
+    assert (change.action, change.change_type, change.version, change.actor) == ("resync", ChangeType.UPDATE, 6, None)
+    assert (change.old_state, change.new_state, change.timestamp) == (None, tally.state, tally.current.timestamp)
+    for had in (None, {"n": 3}, {"another": "document"}):
+        assert apply_patch(had, change.patch) == {"n": 5}
+    assert lagging.get_nowait() is None
+    for _ in range(3):
+        tally.set(Tally())
+        tally.delete()
+    change = lagging.get_nowait()
+    assert (change.action, change.change_type) == ("resync", ChangeType.DELETE)
+    assert (change.old_state, change.new_state, apply_patch({"n": 5}, change.patch)) == (None, None, None)
+
+
+def test_a_resync_is_of_one_version_while_others_commit():
+    clock = ManualClock()
+    tally = AtomicState(Tally(), clock=clock)
+    going = True
+    wrong: list[Any] = []
+
+    def reader() -> None:
+        while going:
+            change = tally._resync()
+            if (
+                change.timestamp - START != timedelta(seconds=change.version - 1)
+                or change.new_state.n + 1 != change.version
+            ):
+                wrong.append(change)
+
+    threads = [threading.Thread(target=reader) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for _ in range(500):
+        clock.advance(1)
+        tally.update(add)
+    going = False
+    for thread in threads:
+        thread.join()
+    assert wrong == []
 
 
 def test_a_resync_before_anything_is_stored_is_nothing():
