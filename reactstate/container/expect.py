@@ -36,6 +36,7 @@ def expect_version(expected: int | None) -> Callable[[Timeline[Any]], None] | No
 
 def expect_same(expected: State | int) -> Callable[[Timeline[Any]], None]:
     """Return what refuses a tip that is not *expected*, a state or a version."""
+
     def check(timeline: Timeline[Any]) -> None:
         state = timeline.tip_state
         if isinstance(expected, int):

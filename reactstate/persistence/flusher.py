@@ -13,9 +13,8 @@ Waiting
     everything completes by ``call_soon_threadsafe`` until the disk is fast again.
 
 Followers
-    A flush releases its waiter first and publishes to followers then, so that a writer does not pay for readers that
-    may not exist. They see a change within microseconds of its writer. Whatever ``sync`` and ``close`` cover is
-    published when they are done.
+    A flush is published to followers before its waiter is released, so that a reader which looks after a change was
+    acknowledged sees it. Whatever ``sync`` and ``close`` cover is published when they are done.
 """
 
 from __future__ import annotations
@@ -244,13 +243,13 @@ class Flusher:
                 "because an append before them failed; nothing was kept, append from the version that follows",
                 path=self._journal.path,
             )
+        if error is None and good and (self._always or self._journal.publish_written):
+            self._journal.publish()
         taken = time.perf_counter() - started
         self._finish(good, error)
         self._pulse_s += (taken - self._pulse_s) / 4
         if stale:
             self._finish(stale, None)
-        if error is None and good and (self._always or self._journal.publish_written):
-            self._journal.publish()
 
     def _in_sequence(self, group: list[Batch]) -> tuple[list[Batch], list[Batch]]:
         """Split off the batches that do not follow what is written."""

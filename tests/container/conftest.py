@@ -5,15 +5,20 @@ from typing import Any
 import pytest
 
 from reactstate.container.container import StateContainer
+from reactstate.kv.memory import MemoryStore
 from reactstate.persistence.file import FilePersistence
 from reactstate.testing.faults import FaultyFileSystem
 
 
 class Place:
-    """A place that containers are opened at again and again: memory, or files in memory that fail on demand."""
+    """A place that containers are opened at again and again.
 
-    def __init__(self, *, durable: bool = True, **options: Any) -> None:
+    Memory, which keeps nothing; files in memory that fail on demand; or a store that several containers share.
+    """
+
+    def __init__(self, *, durable: bool = True, store: MemoryStore | None = None, **options: Any) -> None:
         self.durable = durable
+        self.store = store
         self.files = FaultyFileSystem()
         self.options = options
 
@@ -21,7 +26,10 @@ class Place:
         return FilePersistence("/state", filesystem=self.files, **{**self.options, **options})
 
     def open(self, what: Any, *, cls: Any = StateContainer, read_only: bool = False, **arguments: Any) -> Any:
-        if self.durable:
+        if self.store is not None:
+            arguments.setdefault("key", "place")
+            arguments["store"] = self.store
+        elif self.durable:
             arguments["persistence"] = self.persistence(read_only=read_only)
         return cls.open(what, **arguments)
 
@@ -30,9 +38,9 @@ class Place:
         self.files = self.files.after_crash(unsynced)
 
 
-@pytest.fixture(params=["memory", "files"])
+@pytest.fixture(params=["memory", "files", "store"])
 def place(request) -> Place:
-    return Place(durable=request.param == "files")
+    return Place(durable=request.param != "memory", store=MemoryStore() if request.param == "store" else None)
 
 
 @pytest.fixture

@@ -32,6 +32,7 @@ from reactstate import (
     WrongContextError,
 )
 from reactstate.errors import CodecError
+from reactstate.kv.memory import MemoryStore
 
 
 class Cart(State):
@@ -189,7 +190,7 @@ async def test_a_url_that_is_wrong_is_a_settings_error(tmp_path, monkeypatch, ur
     assert [entry.name for entry in tmp_path.iterdir()] == []
 
 
-@pytest.mark.parametrize("url", ["sqlite:x.db", "redis://localhost", "etcd://a:1", "redis+sentinel://a"])
+@pytest.mark.parametrize("url", ["libsql:x.db", "redis://localhost", "etcd://a:1", "redis+sentinel://a"])
 async def test_engines_of_later_versions_are_unsupported(url):
     with pytest.raises(UnsupportedError) as caught:
         await StateContainer.open(Cart(), url)
@@ -200,13 +201,13 @@ async def test_arguments_that_contradict_each_other_are_refused(tmp_path):
     for arguments in (
         {"url": "memory:", "persistence": MemoryPersistence()},
         {"key": "x", "persistence": MemoryPersistence()},
+        {"url": "memory:", "store": MemoryStore()},
+        {"store": object()},
         {"deadline": 0},
         {"deadline": float("nan")},
     ):
         with pytest.raises(SettingsError):
             await StateContainer.open(Cart(), **arguments)
-    with pytest.raises(UnsupportedError):
-        await StateContainer.open(Cart(), store=object())
     for wrong in (State, int, "cart", None, {"a": 1}):
         with pytest.raises(StateValidationError):
             await StateContainer.open(wrong, f"file:{tmp_path}")
