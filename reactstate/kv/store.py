@@ -316,6 +316,19 @@ class KeyValueStore(ABC):
 
         return await load_by_commits(self, batches, revision=revision, replace=replace)
 
+    async def _raise_revision(self, revision: int) -> None:
+        """Make every revision that this store issues from now on greater than *revision*; called before a restore.
+
+        The default commits until that is so, up to 100,000 times, for engines that cannot set their counter. An
+        engine that overrides ``_load`` need not offer it.
+
+        Raises:
+            UnsupportedError: The counter cannot be raised so far.
+        """
+        from reactstate.kv.checkpoint import raise_by_commits
+
+        await raise_by_commits(self, revision)
+
     async def __aenter__(self) -> Self:
         return self
 

@@ -15,14 +15,18 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 __all__ = ["LogRow", "Reader", "Row", "ScanRow", "Table", "Writer"]
 
 T = TypeVar("T")
 
 Row: TypeAlias = tuple[bytes, int, int]
-"""Value, revision, and deadline in milliseconds since 1970 (0: never)."""
+"""Value, revision, and deadline in milliseconds since 1970 (0: never).
+
+To a table they are bytes and whole numbers of up to 63 bits: the store above marks compressed values with a high bit of
+the revision.
+"""
 
 ScanRow: TypeAlias = tuple[str, bytes, int, int]
 """Key, value, revision, deadline."""
@@ -62,17 +66,18 @@ class Reader(ABC):
 class Writer(Reader):
     """Reads and changes rows inside one transaction."""
 
-    @abstractmethod
-    def put(self, key: str, value: bytes, revision: int, deadline: int, old: Row | None) -> None:
-        """Write a row; *old* is the row that it replaces."""
+    def stamp(self, key: str) -> tuple[int, int] | None:
+        """Return revision and deadline of the row under *key*, or None; where it can, without reading the value."""
+        row = self.get(key)
+        return None if row is None else (row[1], row[2])
 
     @abstractmethod
-    def delete(self, key: str, old: Row) -> None:
-        """Remove the row *old*."""
+    def apply(self, rows: Mapping[str, Row | None]) -> None:
+        """Write each key's row in place of what is there, if anything; None removes it, if it is there."""
 
     @abstractmethod
-    def due(self, now_ms: int, limit: int) -> list[tuple[str, Row]]:
-        """Return up to *limit* rows with a deadline at or before *now_ms*."""
+    def due(self, now_ms: int, limit: int) -> list[str]:
+        """Return up to *limit* keys of rows with a deadline at or before *now_ms*."""
 
     @abstractmethod
     def advance(self, revision: int, time_ms: int) -> None:
@@ -101,10 +106,12 @@ class Table(ABC):
     Attributes:
         id: A random text, made when the files were, by which cursors name their store.
         latest: Reads what was committed last, call by call.
+        repeats: Whether ``write`` may run its work more than once.
     """
 
     id: str
     latest: Reader
+    repeats: bool = True
 
     @abstractmethod
     def view(self) -> Reader:
@@ -115,11 +122,12 @@ class Table(ABC):
         """Run *work* in one transaction and return its result; what it raises rolls everything back.
 
         Args:
-            work: Reads and writes; it may run again (when the files had to grow).
+            work: Reads and writes; with ``repeats`` it may run again (when the files had to grow).
             sync: Whether it is on disk when this returns; else it has at least been handed to the operating system.
 
         Raises:
             StorageError: It could not be written; nothing was changed.
+            UnavailableError: Others held the table for too long; nothing was changed.
             StorageFailedError: An earlier flush failed: the table must be opened anew.
             UnknownOutcomeError: The flush failed, so it is not known what is on disk.
             CorruptionError: The files are damaged.
@@ -127,7 +135,7 @@ class Table(ABC):
 
     @abstractmethod
     def token(self) -> int:
-        """Return a number that differs after another process has committed; cheap."""
+        """Return a number that differs after another process has committed (and may after this one has); cheap."""
 
     @abstractmethod
     def flush(self) -> None:

@@ -208,11 +208,12 @@ def ttl_ms(ttl: Ttl) -> int:
         LimitExceededError: It ends after the year 9999.
     """
     if isinstance(ttl, timedelta):
-        ms = -(-ttl // _MILLISECOND)
+        whole, rest = divmod(ttl, _MILLISECOND)
+        ms = whole + 1 if rest else whole
     elif isinstance(ttl, (int, float)) and not isinstance(ttl, bool):  # pyright: ignore[reportUnnecessaryIsInstance] - it comes from callers
-        if not math.isfinite(ttl):
+        if isinstance(ttl, float) and not math.isfinite(ttl):
             raise ValueError(f"a time to live is finite, not {ttl}; None lives for ever")
-        ms = math.ceil(round(ttl * 1000, 6))
+        ms = math.ceil(round(ttl * 1000, 6)) if abs(ttl) < MAX_DEADLINE_MS else int(ttl) * 1000
     else:
         raise TypeError(f"a time to live is a timedelta or seconds, not a {type(ttl).__name__}")
     if ms <= 0:

@@ -11,7 +11,8 @@ Contract
 Failures of ``append``
     StorageError: nothing of this call was kept, and the persistence can still be used.
     UnknownOutcomeError: the records may or may not be durable; every later write raises StorageFailedError until the
-    persistence is opened anew.
+    persistence is opened anew. A shared one can still be used: ``fetch`` tells what became of them.
+    ConflictError, UnavailableError: only of shared ones; nothing of this call was kept.
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ def test_every_error_has_a_sentence_that_says_when_it_occurs():
 
 
 def test_a_name_that_is_not_there_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="KeyValueStore"):
-        reactstate.KeyValueStore  # noqa: B018 - looking it up is the point
+    with pytest.raises(AttributeError, match="NothingOfThatName"):
+        reactstate.NothingOfThatName  # noqa: B018 - looking it up is the point
 
 
 def test_importing_the_package_loads_nothing_heavy_until_it_is_used():
