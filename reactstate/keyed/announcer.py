@@ -45,7 +45,7 @@ class Announcer(Generic[S]):
         clock: Sleeps when the store cannot be reached.
     """
 
-    __slots__ = ("_clock", "_feeding", "_foreign", "_key", "_own", "_subscribe", "_subscription", "_turns", "notifier")
+    __slots__ = ("_clock", "_feeding", "_foreign", "_key", "_own", "_subscribe", "_turns", "notifier")
 
     def __init__(
         self,
@@ -61,7 +61,6 @@ class Announcer(Generic[S]):
         self._key = key
         self._clock = clock
         self._feeding: asyncio.Task[None] | None = None
-        self._subscription: KeyedSubscription[S] | None = None
         self._own: dict[str, int] = {}
         """Revisions that were told before their event came."""
         self._foreign: dict[str, int] = {}
@@ -75,16 +74,13 @@ class Announcer(Generic[S]):
     def start(self) -> None:
         """Begin to watch, from this call on; a second call does nothing."""
         if self._feeding is None:
-            subscription = self._subscribe(None)
-            self._subscription = subscription
-            self._feeding = asyncio.get_running_loop().create_task(self._feed(subscription))
+            self._feeding = asyncio.get_running_loop().create_task(self._feed(self._subscribe(None)))
 
-    def end(self) -> None:
-        """Tell nothing more."""
+    async def aclose(self) -> None:
+        """Tell nothing more of others' changes."""
         if self._feeding is not None:
             self._feeding.cancel()
-        if self._subscription is not None:
-            self._subscription.close()
+            await asyncio.wait([self._feeding])
 
     def tell(self, key: str, change: KeyedChange[S]) -> None:
         """Tell of a change that the container has just made."""
@@ -110,7 +106,7 @@ class Announcer(Generic[S]):
             else:
                 return
             await subscription.aclose()
-            subscription = self._subscription = self._subscribe(since)
+            subscription = self._subscribe(since)
 
     def _pass_on(self, key: str, change: KeyedChange[S]) -> None:
         own = self._own.get(key, 0)

@@ -19,22 +19,18 @@ Thread safety
 
 from __future__ import annotations
 
-import weakref
-from asyncio import get_running_loop
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, TypeVarTuple, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, TypeVarTuple, cast
 
 from reactstate.clock import SystemClock
 from reactstate.errors import ConflictError, StateNotFoundError, StateValidationError
-from reactstate.keyed.announcer import Announcer
 from reactstate.keyed.change import KeyedChange
-from reactstate.keyed.lifecycle import IN_RECIPE, Lifecycle
+from reactstate.keyed.lifecycle import IN_RECIPE
 from reactstate.keyed.opening import check_open, open_store_at
 from reactstate.keyed.records import Labels, Records
-from reactstate.keyed.subscription import KeyedSubscription, KeyedWatch
+from reactstate.keyed.watches import Watches
 from reactstate.keyed.writing import Planned, Writer
 from reactstate.kv.opening import Opening
 from reactstate.kv.protocol import Capability
-from reactstate.kv.retry import until_available
 from reactstate.state.change import ChangeType, StateChange, VersionedState
 from reactstate.state.config import StateConfig
 from reactstate.state.document import states_equal
@@ -43,19 +39,15 @@ from reactstate.state.state import State
 from reactstate.state.timeline import action_of, check_labels, check_tags
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
     from typing import Self
-
-    from blinker import Signal
 
     from reactstate.clock import Clock
     from reactstate.keyed.ids import Id
     from reactstate.keyed.records import Record
     from reactstate.keyed.writing import Plan, Written
-    from reactstate.kv.protocol import Cursor, Entry
     from reactstate.kv.store import KeyValueStore
     from reactstate.kv.transaction import Guard
-    from reactstate.state.observable import OnLag
     from reactstate.state.produce import Recipe
 
 __all__ = ["KeyedContainer"]
@@ -68,7 +60,7 @@ _UPDATE = ChangeType.UPDATE
 _DELETE = ChangeType.DELETE
 
 
-class KeyedContainer(Lifecycle, Generic[S]):
+class KeyedContainer(Watches[S]):
     """Many states of one type, each under its ``id`` and with its own version.
 
     Made by ``await KeyedContainer.open(Type, url)``, and made to be subclassed: ``open`` returns the class that it was
@@ -155,103 +147,8 @@ class KeyedContainer(Lifecycle, Generic[S]):
         self._live(store, deadline, owns_store=owns_store)
         self._records = records
         self._clock = clock
-        self._config = config
         self._writer = Writer(records, store, clock, deadline)
-        self._watching: weakref.WeakSet[KeyedSubscription[S] | KeyedWatch[S]] = weakref.WeakSet()
-        self._announcer = Announcer[S](self, self._turns, self._subscribe_all, records.key, clock)
-
-    # --- reading --------------------------------------------------------------------------------------------------
-
-    async def get(self, id: Id) -> S | None:  # noqa: A002 - the public name
-        """Return the state *id*, or None when there is none.
-
-        Raises:
-            CodecError: What is stored cannot be read by today's class; it was left as it is.
-            InvalidKeyError: *id* is no id of such a state.
-            UnavailableError: The store stayed out of reach until the deadline.
-        """
-        if get_running_loop() is not self._loop or self._closed or self._refusal is not None:
-            self._check_loop()
-        record = await self._writer.read(self._records.key(id))
-        return None if record is None else record.state
-
-    async def current(self, id: Id) -> VersionedState[S] | None:  # noqa: A002 - the public name
-        """Return the state *id* with its version and metadata, or None when there is none; it raises as ``get`` does."""
-        self._check_loop()
-        record = await self._writer.read(self._records.key(id))
-        return None if record is None else record.versioned()
-
-    async def get_many(self, ids: Iterable[Id]) -> dict[Id, S]:
-        """Return the states that there are, by id, in the order asked for; it raises as ``get`` does."""
-        self._check_loop()
-        keys = {self._records.key(id): id for id in ids}  # noqa: A001 - the public name
-        wanted = list(keys)
-        entries = await until_available(
-            lambda: self._store.get_many(wanted), clock=self._clock, deadline=self._deadline
-        )
-        return {keys[key]: self._records.read(entries[key]).state for key in wanted if key in entries}
-
-    def scan(self, prefix: str = "", *, limit: int | None = None, reverse: bool = False) -> AsyncIterator[S]:
-        """Iterate over the states whose ids begin with *prefix*, without holding them all in memory.
-
-        They come in the order of their keys: that of the ids as text, in which ``10`` is before ``9``, and ``/`` and
-        ``%`` count as ``%``. What is written meanwhile may or may not be seen.
-
-        Args:
-            prefix: Only ids whose text begins with it; no sign in it has a meaning of its own. In a class whose ids
-                are of several types, a prefix finds those that are text.
-            limit: At most so many.
-            reverse: From the last to the first.
-
-        Raises:
-            CodecError: (while iterating) A state cannot be read by today's class; ``ids`` names them all.
-            InvalidKeyError: *prefix* is no text.
-            ValueError: *limit* is negative.
-        """
-        return self._states(self._entries(prefix, limit, reverse=reverse))
-
-    def ids(self, prefix: str = "", *, limit: int | None = None, reverse: bool = False) -> AsyncIterator[Id]:
-        """Iterate over the ids that begin with *prefix*, in the order of ``scan``, without decoding the states."""
-        return self._found_ids(self._entries(prefix, limit, reverse=reverse))
-
-    async def count(self, prefix: str = "") -> int:
-        """Return how many states there are whose ids begin with *prefix*; it reads them all."""
-        found = 0
-        async for _ in self._entries(prefix, None):
-            found += 1
-        return found
-
-    def _entries(self, prefix: str, limit: int | None, *, reverse: bool = False) -> AsyncIterator[Entry]:
-        self._check_call()
-        if limit is not None and limit < 0:
-            raise ValueError(f"limit is how many states at most, not {limit}")
-        return self._read_entries(self._records.prefix(prefix), limit, reverse)
-
-    async def _read_entries(self, prefix: str, limit: int | None, reverse: bool) -> AsyncIterator[Entry]:
-        self._check_loop()
-        if limit == 0:
-            return
-        entries = self._store.scan(prefix, limit=limit, reverse=reverse)
-        try:
-            async for entry in entries:
-                yield entry
-                self._check_loop()
-        finally:
-            await _let_go(entries)
-
-    async def _states(self, entries: AsyncIterator[Entry]) -> AsyncIterator[S]:
-        try:
-            async for entry in entries:
-                yield self._records.read(entry, keep=False).state
-        finally:
-            await _let_go(entries)
-
-    async def _found_ids(self, entries: AsyncIterator[Entry]) -> AsyncIterator[Id]:
-        try:
-            async for entry in entries:
-                yield self._records.id_at(entry.key)
-        finally:
-            await _let_go(entries)
+        self._begin_telling(config)
 
     # --- writing --------------------------------------------------------------------------------------------------
 
@@ -477,103 +374,6 @@ class KeyedContainer(Lifecycle, Generic[S]):
             )
         return Planned(_UPDATE, state)
 
-    # --- watching -------------------------------------------------------------------------------------------------
-
-    def subscribe(
-        self,
-        prefix: str = "",
-        *,
-        since: Cursor | None = None,
-        buffer: int | None = None,
-        on_lag: OnLag | None = None,
-    ) -> KeyedSubscription[S]:
-        """Return an iterator over what becomes of the states whose ids begin with *prefix*, live from this call.
-
-        It gives the newest state of each changed id, whoever changed it; see ``reactstate.keyed.subscription``.
-
-        Args:
-            prefix: Only ids whose text begins with it.
-            since: Go on after this cursor, which a change or a subscription gave, here or in another process.
-            buffer: How many changed ids wait for the reader before the store's change log does (default:
-                ``StateConfig.buffer_size``).
-            on_lag: ``"raise"``: CompactedError when the changes asked for are no longer kept. ``"resync"``: every
-                current state instead, as changes with ``resync=True`` (needs SNAPSHOT_READS).
-
-        Raises:
-            UnsupportedError: The store has no WATCH.
-            InvalidKeyError: *since* is no cursor.
-            ValueError: *buffer* or *on_lag* has a value that cannot be used.
-            WrongContextError: It was called inside a recipe, or away from the container's event loop.
-        """
-        self._check_watcher()
-        buffer = self._config.buffer_size if buffer is None else buffer
-        on_lag = self._config.on_lag if on_lag is None else on_lag
-        if buffer < 1:
-            raise ValueError(f"buffer must be at least 1, not {buffer}")
-        if on_lag not in {"raise", "resync"}:
-            raise ValueError(f"on_lag must be 'raise' or 'resync', not {on_lag!r}")
-        self._store.require("subscription", Capability.WATCH)
-        if on_lag == "resync":
-            self._store.require("subscription with on_lag='resync'", Capability.SNAPSHOT_READS)
-        made = KeyedSubscription(
-            self._records,
-            self._store,
-            self._clock,
-            self._records.prefix(prefix),
-            since=since,
-            buffer=buffer,
-            resync=on_lag == "resync",
-            deadline=self._deadline,
-        )
-        self._watching.add(made)
-        return made
-
-    def watch(self, id: Id) -> KeyedWatch[S]:  # noqa: A002 - the public name
-        """Return an iterator over the newest state of *id*: what is there first, then after each burst of changes.
-
-        None stands for no state. States in between are skipped.
-
-        Raises:
-            UnsupportedError: The store has no WATCH.
-            InvalidKeyError: *id* is no id of such a state.
-        """
-        self._check_watcher()
-        self._store.require("watch", Capability.WATCH)
-        key = self._records.key(id)
-        made = KeyedWatch[S](self._store, key, lambda: self._writer.read(key))
-        self._watching.add(made)
-        return made
-
-    def on_change(self, function: Callable[[KeyedChange[S]], Any]) -> Callable[[], None]:
-        """Call *function* after each change, in the order of versions of each id; return the function that ends this.
-
-        Changes of this container are told before the call that makes them returns, others as the store tells of them.
-        An exception in it is logged and goes no further.
-
-        Raises:
-            UnsupportedError: The store has no WATCH.
-            TypeError: It is a coroutine function; use ``subscribe`` in a task of your own.
-        """
-        self._check_watcher()
-        self._announcer.start()
-        return self._announcer.notifier.on_change(function)
-
-    @property
-    def changed(self) -> Signal:
-        """The blinker signal, sent as ``changed.send(container, change=change)`` after each change; as ``on_change``."""
-        self._check_watcher()
-        self._announcer.start()
-        return self._announcer.notifier.changed
-
-    def _subscribe_all(self, since: Cursor | None) -> KeyedSubscription[S]:
-        resyncs = self._store.supports(Capability.SNAPSHOT_READS)
-        return self.subscribe(since=since, on_lag="resync" if resyncs else "raise")
-
-    def _end_watching(self) -> None:
-        self._announcer.end()
-        for one in list(self._watching):
-            one.close()
-
     def __repr__(self) -> str:
         records = self._records
         return f"{type(self).__name__}({records.cls.__name__}, key={records.collection!r}, store={self._store!r})"
@@ -581,13 +381,6 @@ class KeyedContainer(Lifecycle, Generic[S]):
 
 class _NotExpectedError(ConflictError):
     """What ``compare_and_swap`` expected is not there; told apart from a recipe's own ConflictError."""
-
-
-async def _let_go(entries: AsyncIterator[Entry]) -> None:
-    """Close an iterator that may not have been read to its end."""
-    aclose = getattr(entries, "aclose", None)
-    if aclose is not None:
-        await aclose()
 
 
 def _made(written: Written[S]) -> VersionedState[S]:

@@ -59,14 +59,17 @@ class Ids:
         self._kinds = _declared(cls)
         self._one: type[Id] | None = self._kinds[0] if len(self._kinds) == 1 else None
 
+    @property
+    def only_text(self) -> bool:
+        """Whether every id is text, and kept under itself."""
+        return self._one is str
+
     def text(self, id: object) -> str:  # noqa: A002 - the public name
         """Return the text of *id*.
 
         Raises:
             InvalidKeyError: It is of a type that the class does not have, or empty.
         """
-        if type(id) is str and self._one is str and id:
-            return id
         kind = _kind_of(id)
         if kind is None or kind not in self._kinds:
             names = " or ".join(one.__name__ for one in self._kinds)

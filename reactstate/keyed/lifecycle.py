@@ -119,8 +119,8 @@ class Lifecycle(ABC):
             raise WrongContextError("subscribe on the event loop that the container was opened on")
 
     @abstractmethod
-    def _end_watching(self) -> None:
-        """End all subscriptions."""
+    async def _end_watching(self) -> None:
+        """End all subscriptions, and let go of what they read from."""
 
     def _rest(self) -> None:
         """Note that a write has ended."""
@@ -148,9 +148,9 @@ class Lifecycle(ABC):
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
-        self._end_watching()
         try:
             async with asyncio.timeout(self._deadline):
+                await self._end_watching()
                 if self._turns:
                     self._idle = asyncio.get_running_loop().create_future()
                     await self._idle

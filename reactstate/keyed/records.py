@@ -152,11 +152,17 @@ class Records(Generic[S]):
         collection: The collection's name.
         cache_size: How many decoded states are kept.
 
+    Attributes:
+        ids: The ids of the type.
+        root: What the keys of all states begin with.
+        floor_key: The key of the floor.
+        kept: The newest records that were decoded or committed, by key; look at the revision.
+
     Raises:
         StateDefinitionError: The type has no ``id``.
     """
 
-    __slots__ = ("_cache", "_cache_size", "_codec", "_schema", "cls", "collection", "floor_key", "ids", "root")
+    __slots__ = ("_codec", "_most", "_plain", "_schema", "cls", "collection", "floor_key", "ids", "kept", "root")
 
     def __init__(self, cls: type[S], collection: str, cache_size: int) -> None:
         self.cls: type[S] = cls
@@ -166,8 +172,9 @@ class Records(Generic[S]):
         self.floor_key: str = str(StateKey(_NAMESPACE, collection, "floor", ""))
         self._codec = Codec()
         self._schema = schema_of(cls)
-        self._cache: dict[str, Record[S]] = {}
-        self._cache_size = cache_size
+        self.kept: dict[str, Record[S]] = {}
+        self._most = cache_size
+        self._plain = self.ids.only_text
 
     # --- keys -----------------------------------------------------------------------------------------------------
 
@@ -177,6 +184,8 @@ class Records(Generic[S]):
         Raises:
             InvalidKeyError: It is no id of such a state.
         """
+        if type(id) is str and id and self._plain and "%" not in id and "/" not in id:
+            return self.root + id
         return self._key(self.ids.text(id))
 
     def key_of(self, state: S) -> str:
@@ -220,7 +229,7 @@ class Records(Generic[S]):
         Raises:
             CodecError: It cannot be read by today's class.
         """
-        found = self._cache.get(entry.key)
+        found = self.kept.get(entry.key)
         if found is not None and found.revision == entry.revision:
             return found
         try:
@@ -234,18 +243,18 @@ class Records(Generic[S]):
 
     def keep(self, key: str, record: Record[S]) -> None:
         """Remember a record that was committed or decoded; the oldest makes room for it."""
-        cache = self._cache
+        cache = self.kept
         if key in cache:
             if cache[key].revision > record.revision:
                 return
             del cache[key]
-        elif len(cache) >= self._cache_size:
+        elif len(cache) >= self._most:
             del cache[next(iter(cache))]
         cache[key] = record
 
     def forget(self, key: str) -> None:
         """Remember nothing of a state that was deleted."""
-        self._cache.pop(key, None)
+        self.kept.pop(key, None)
 
     def encode(self, record: Record[S]) -> bytes:
         """Return the bytes of *record*.

@@ -113,7 +113,8 @@ class KeyedSubscription(Generic[S]):
         self._ready: deque[tuple[KeyedChange[S] | CodecError, Cursor | None]] = deque()
         self._taken: list[Changed] = []
         self._held: dict[str, _Held] = {}
-        # The versions of deletions that were told, as long as an event may come that the reading was ahead of.
+        # The versions of deletions that were told, as long as an event may come that the reading was ahead of; on an
+        # engine without SNAPSHOT_READS and TOTAL_ORDER nothing says how long that is, and they stay.
         self._gone: dict[str, int] = {}
         self._gone_until = 0
         self._snapshots = store.supports(Capability.SNAPSHOT_READS)
@@ -292,6 +293,8 @@ class KeyedSubscription(Generic[S]):
         self._held.clear()
         self._gone.clear()
         await before.aclose()
+        if self._closed:  # while the snapshot was taken, so that nobody else would let go of it
+            await self._end_rereading()
         return view
 
     async def _end_rereading(self) -> None:

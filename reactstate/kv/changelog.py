@@ -71,6 +71,8 @@ def decode_changes(last: int, row: bytes) -> list[Changes]:
 
 
 def _commits(last: int, counts: Any, kinds: Any, keys: Any) -> list[Changes]:
+    if not set(map(type, keys)) <= {str}:
+        raise TypeError(keys)
     events = (
         list(zip([_KINDS[int(kind)] for kind in kinds], keys, strict=True))
         if kinds
@@ -79,7 +81,7 @@ def _commits(last: int, counts: Any, kinds: Any, keys: Any) -> list[Changes]:
     if counts == 0:
         first = last - len(events) + 1
         return [(revision, (event,)) for revision, event in enumerate(events, first)]
-    if sum(counts) != len(events):
+    if min(counts, default=1) < 1 or sum(counts) != len(events):
         raise ValueError(counts)
     commits: list[Changes] = []
     place = 0

@@ -141,11 +141,11 @@ class TableFeed:
         return changed
 
     def _tick(self) -> None:
-        if not self._waiters:
+        # those who wait no longer stay among the waiters until the next waking
+        if all(future.done() for future in self._waiters._futures):
             self._ticks = None
             return
         now = self._loop.time()
-        # those who were cancelled stay among the waiters until the next waking
         if self._look() or now - self._woken >= _SWEEP_S:
             self._woken = now
             self._waiters.wake()

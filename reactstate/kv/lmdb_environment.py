@@ -390,7 +390,7 @@ class Environment:
             self.env.reader_check()
         if self._file_bytes * 2 > self._map_size and not self.views:
             # In good time: when the map is full, an open view holds the writers up.
-            self._resize(self._map_size * 2, _GROW_S)
+            self.grow()
 
     def _fail(self, why: str) -> StorageFailedError:
         self.failed = why

@@ -19,18 +19,18 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import weakref
 from typing import TYPE_CHECKING, Final
 
 from reactstate.clock import SystemClock
 from reactstate.errors import ClosedError, CompactedError, ConflictError, SettingsError
-from reactstate.kv.memory_commit import failures, plan, quick_plan
+from reactstate.kv.memory_commit import changed_keys, failures, loaded, plan, quick_plan, refusal
+from reactstate.kv.memory_feed import MemoryFeed
 from reactstate.kv.memory_log import DELETED, EXPIRED, SEGMENT, MemoryLog
 from reactstate.kv.memory_view import KeyRange, MemoryView, entries_of
 from reactstate.kv.options import StoreOptions, StoreStats
 from reactstate.kv.protocol import Capability, Commit, Entry, Limits, Step
 from reactstate.kv.store import KeyValueStore
-from reactstate.kv.terms import check_commit, check_key, check_value, conflict, to_deadline, to_moment, ttl_ms
+from reactstate.kv.terms import check_commit, check_key, check_value, to_deadline, to_moment, ttl_ms
 from reactstate.kv.versions import Versions
 from reactstate.kv.watching import LogWatch, Waiters, cursor_at, place_of
 
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from reactstate.kv.memory_commit import Write
     from reactstate.kv.memory_log import Change
     from reactstate.kv.protocol import Batch, Cursor, RangeExpect, ReadView, Ttl, Watch
-    from reactstate.kv.watching import Changes
 
 __all__ = ["MemoryStore"]
 
@@ -52,7 +51,6 @@ _MAX_VALUE: Final = 256 * 1024 * 1024
 _MAX_STEPS: Final = 100_000
 _MAX_COMMIT: Final = 512 * 1024 * 1024
 _SWEEP: Final = 4000
-_SWEEP_SECONDS: Final = 1.0
 _MS: Final = 1_000_000
 _DELETED: Final = bytes([DELETED])
 
@@ -350,35 +348,15 @@ class MemoryStore(KeyValueStore):
     def _check(self, table: Versions, steps: Sequence[Step], ranges: Sequence[RangeExpect], now: int) -> list[Write]:
         """Return what a commit is to do, if its expectations hold."""
         steps = [step if type(step.key) is str else Step(self._plain(step.key), step.op, step.expect) for step in steps]
-        failed = failures(table, steps, now)
-        stale = bool(ranges) and not self._within_log(ranges, failed)
-        if failed or stale:
+        failed, known = failures(table, steps, now), True
+        if ranges:
+            self._log.trim(self._time_ns())
+            moved, known = changed_keys(self._log, ranges)
+            failed = list(dict.fromkeys(failed + moved))
+        if failed or not known:
             self._conflicts += 1
-            raise self._conflict(failed, stale=stale)
+            raise refusal({key: entry for key in failed if (entry := self.read(key)) is not None}, failed, known=known)
         return plan(table, steps, now)
-
-    def _within_log(self, ranges: Sequence[RangeExpect], failed: list[str]) -> bool:
-        """Add the keys that changed in *ranges* to *failed*; say whether the log could tell of all of them."""
-        known = True
-        self._log.trim(self._time_ns())
-        for span in ranges:
-            if span.revision < self._log.floor:
-                known = False
-            else:
-                failed += sorted(self._log.touched(span.revision, span.start, span.end))
-        return known
-
-    def _conflict(self, failed: list[str], *, stale: bool) -> ConflictError:
-        keys = list(dict.fromkeys(failed))
-        found = {key: entry for key in keys if (entry := self.read(key)) is not None}
-        if not stale:
-            return conflict(found, keys)
-        return ConflictError(
-            "a range was read before the oldest change that is kept, so it cannot be shown to be unchanged; nothing "
-            "was written: read the range anew",
-            entries=found,
-            keys=keys,
-        )
 
     # --- expiry ---------------------------------------------------------------------------------------------------
 
@@ -420,7 +398,7 @@ class MemoryStore(KeyValueStore):
     def watch(self, prefix: str = "", *, after: Cursor | None = None) -> Watch:
         """Iterate over what is committed to keys that start with *prefix*; see ``KeyValueStore.watch``."""
         newest = self.readable().revision
-        feed = _Feed(self)
+        feed = MemoryFeed(self)
         if after is None:
             return LogWatch(feed, prefix, newest)
         self._log.trim(self._time_ns())
@@ -434,28 +412,6 @@ class MemoryStore(KeyValueStore):
     async def cursor(self) -> Cursor:
         """Return the place in the events that is now."""
         return cursor_at(self.id, self.readable().revision)
-
-    def _changes_after(self, revision: int, limit: int) -> Sequence[Changes]:
-        """Return the oldest commits above *revision*, about *limit* events of them.
-
-        Raises:
-            CompactedError: Commits above *revision* are no longer kept.
-        """
-        if not self._log.floor <= revision <= self._table.revision:
-            raise CompactedError(
-                "the events after this place are no longer kept; read what is there, and go on from `resume`",
-                resume=cursor_at(self.id, self._table.revision),
-            )
-        return self._log.after(revision, limit)
-
-    def _wait(self) -> asyncio.Future[None]:
-        """Return a future that is done at the next commit or when the store is closed; sweeps meanwhile."""
-        if not self._closed:
-            self._sweep()
-            if self._sweeper is None or self._sweeper.done():
-                sweeping = _sweep_for_watches(weakref.ref(self), self._clock)
-                self._sweeper = asyncio.get_running_loop().create_task(sweeping)
-        return self._waiters.wait()
 
     # --- the whole ------------------------------------------------------------------------------------------------
 
@@ -486,12 +442,8 @@ class MemoryStore(KeyValueStore):
         return self.readable().memory() + self._log.memory()
 
     async def _load(self, batches: AsyncIterator[Batch], *, revision: int, replace: bool) -> int:
-        table = Versions()
         self._refuse_load(replace=replace)
-        async for batch in batches:
-            self._check_batch(batch)
-            table.fill(batch.keys, batch.values, batch.deadlines)
-            await asyncio.sleep(0)
+        table = await loaded(batches, self.limits)
         self._refuse_load(replace=replace)
         table.settle(max(revision, self._table.revision) + 1)
         self._table = table
@@ -505,14 +457,6 @@ class MemoryStore(KeyValueStore):
             raise ConflictError(
                 "the store is not empty, and nothing was changed; pass replace=True to replace what it holds"
             )
-
-    def _check_batch(self, batch: Batch) -> None:
-        if max(map(len, batch.keys), default=0) * 4 > _MAX_KEY:
-            for key in batch.keys:
-                check_key(key, self.limits)
-        if max(map(len, batch.values), default=0) > _MAX_VALUE:
-            for value in batch.values:
-                check_value(value, self.limits)
 
     async def aclose(self) -> None:
         """Let go of everything; scans, snapshots and watches end, and a second call does nothing."""
@@ -531,35 +475,4 @@ class MemoryStore(KeyValueStore):
             await asyncio.wait(tasks)
 
 
-class _Feed:
-    """The store's change log, as watches see it."""
-
-    __slots__ = ("_store", "id")
-
-    def __init__(self, store: MemoryStore) -> None:
-        self._store = store
-        self.id = store.id
-
-    def changes_after(self, revision: int, limit: int) -> Sequence[Changes]:
-        return self._store._changes_after(revision, limit)
-
-    def wait(self) -> asyncio.Future[None]:
-        return self._store._wait()
-
-    @property
-    def closed(self) -> bool:
-        return self._store._closed
-
-
 _new: Callable[[type[Entry]], Entry] = object.__new__
-
-
-async def _sweep_for_watches(store: weakref.ref[MemoryStore], clock: Clock) -> None:
-    """Sweep every second as long as somebody waits for events, without keeping the store alive."""
-    while True:
-        await clock.sleep(_SWEEP_SECONDS)
-        found = store()
-        if found is None or all(waiter.done() for waiter in found._waiters._futures):
-            return
-        await found._sweep_all()
-        del found

@@ -1,20 +1,22 @@
-"""What a commit to a memory store checks and works out before anything is written."""
+"""What a memory store checks and works out before anything is written, of commits and of loads."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, TypeAlias
 
-from reactstate.errors import NotACounterError
+from reactstate.errors import ConflictError, NotACounterError
 from reactstate.kv.protocol import ABSENT, ANY, Add, Delete, Put, Step
-from reactstate.kv.terms import add, to_deadline
+from reactstate.kv.terms import add, check_key, check_value, conflict, to_deadline
+from reactstate.kv.versions import Versions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Sequence
 
-    from reactstate.kv.protocol import Limits
-    from reactstate.kv.versions import Versions
+    from reactstate.kv.memory_log import MemoryLog
+    from reactstate.kv.protocol import Batch, Entry, Limits, RangeExpect
 
-__all__ = ["Write", "failures", "plan", "quick_plan"]
+__all__ = ["Write", "changed_keys", "failures", "loaded", "plan", "quick_plan", "refusal"]
 
 Write: TypeAlias = tuple[str, bytes | None, int]
 """A key, the value to write there (None: remove the entry), and the deadline (0: none)."""
@@ -86,6 +88,30 @@ def failures(table: Versions, steps: Sequence[Step], now_ms: int) -> list[str]:
     return failed
 
 
+def changed_keys(log: MemoryLog, ranges: Sequence[RangeExpect]) -> tuple[list[str], bool]:
+    """Return the keys that were written or removed in *ranges*, and whether the log goes back far enough for all."""
+    changed: set[str] = set()
+    known = True
+    for span in ranges:
+        if span.revision < log.floor:
+            known = False
+        else:
+            changed |= log.touched(span.revision, span.start, span.end)
+    return sorted(changed), known
+
+
+def refusal(entries: dict[str, Entry], failed: Sequence[str], *, known: bool) -> ConflictError:
+    """Return the error for expectations that failed at *failed*; *known*: the log goes back far enough."""
+    if known:
+        return conflict(entries, failed)
+    return ConflictError(
+        "a range was read before the oldest change that is kept, so it cannot be shown to be unchanged; nothing was "
+        "written: read the range anew",
+        entries=entries,
+        keys=failed,
+    )
+
+
 def plan(table: Versions, steps: Sequence[Step], now_ms: int) -> list[Write]:
     """Return what is to be done, in the order of the steps.
 
@@ -110,3 +136,23 @@ def plan(table: Versions, steps: Sequence[Step], now_ms: int) -> list[Write]:
             elif value is not None:
                 work.append((key, None, 0))
     return work
+
+
+async def loaded(batches: AsyncIterator[Batch], limits: Limits) -> Versions:
+    """Return a new table of *batches*, which is to be settled.
+
+    Raises:
+        InvalidKeyError: A key is none.
+        LimitExceededError: A key or value is larger than *limits* say.
+    """
+    table = Versions()
+    async for batch in batches:
+        if max(map(len, batch.keys), default=0) * 4 > limits.max_key_bytes:
+            for key in batch.keys:
+                check_key(key, limits)
+        if max(map(len, batch.values), default=0) > limits.max_value_bytes:
+            for value in batch.values:
+                check_value(value, limits)
+        table.fill(batch.keys, batch.values, batch.deadlines)
+        await asyncio.sleep(0)
+    return table

@@ -24,7 +24,7 @@ __all__ = ["KeyRange", "MemoryView", "Source", "entries_of"]
 
 _FIRST: Final = 64
 _CHUNK: Final = 1000
-_PIECE: Final = 10_000
+_PIECE: Final = 2500
 _TIDY: Final = 500
 
 
@@ -214,7 +214,7 @@ class MemoryView(ReadView):
                 revisions = list(map(table.revisions.__getitem__, keys))
             except KeyError:  # removed since
                 revisions = []
-            if revisions and max(revisions) <= self.revision:
+            if revisions and (table.revision == self.revision or max(revisions) <= self.revision):
                 batch.keys += keys
                 batch.values += map(table.values.__getitem__, keys)
                 batch.revisions += revisions

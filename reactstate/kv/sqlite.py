@@ -258,14 +258,14 @@ class SqliteTable(Table):
         connections: list[sqlite3.Connection] = []
         try:
             half = options.cache_capacity // 2
-            reader = self._connect("ro" if options.read_only else "query", half)
+            reader = self._connect("ro" if options.read_only else "query", half, patience_s)
             connections.append(reader)
             self._reader = _Rows(reader, path)
             self.latest = self._reader
             self.id = self._read_id(reader)
             self._writer: _Writer | None = None
             if not options.read_only:
-                writer = self._connect("rw", half)
+                writer = self._connect("rw", half, patience_s)
                 connections.append(writer)
                 self._writer = _Writer(writer, path)
         except BaseException:
@@ -274,17 +274,17 @@ class SqliteTable(Table):
             remember_open(self._identity, -1)
             raise
 
-    def _connect(self, mode: str, cache_bytes: int) -> sqlite3.Connection:
+    def _connect(self, mode: str, cache_bytes: int, patience_s: float) -> sqlite3.Connection:
         try:
-            return connect(
-                self._path,
-                mode,
-                cache_bytes=cache_bytes,
-                durable=self._durable,
-                patience_s=0 if mode == "rw" else min(self._patience_s, _READ_PATIENCE_S),
+            connection = connect(
+                self._path, mode, cache_bytes=cache_bytes, durable=self._durable, patience_s=patience_s
             )
+            # a writer waits by ``patiently`` from here on, and a reader waits on the event loop
+            wait_ms = 0 if mode == "rw" else int(min(self._patience_s, _READ_PATIENCE_S) * 1000)
+            connection.execute(f"PRAGMA busy_timeout = {wait_ms}")
         except sqlite3.Error as exc:
             raise meaning_of(exc, self._path) from exc
+        return connection
 
     def _read_id(self, connection: sqlite3.Connection) -> str:
         try:
@@ -299,7 +299,9 @@ class SqliteTable(Table):
     def view(self) -> Reader:
         """Return a reader of the state as it is now; it must be closed."""
         connection = (
-            self._idle.pop() if self._idle else self._connect("ro" if self._read_only else "query", _VIEW_CACHE_BYTES)
+            self._idle.pop()
+            if self._idle
+            else self._connect("ro" if self._read_only else "query", _VIEW_CACHE_BYTES, _READ_PATIENCE_S)
         )
         return _View(connection, self._path, self._take_back)
 
@@ -445,8 +447,9 @@ class SqliteTable(Table):
             self._reader.close()
             writer = self._writer
             if writer is not None:
-                with suppress(sqlite3.Error):  # another process may be reading; it, or the next one, does it then
-                    writer._execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                if self._failed is None:
+                    with suppress(sqlite3.Error):  # another process may be reading; it, or the next one, does it then
+                        writer._execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
                 writer.close()
             if self._wal is not None:
                 os.close(self._wal)

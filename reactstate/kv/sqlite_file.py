@@ -36,6 +36,9 @@ _VERSION: Final = 1
 _JOURNAL_BYTES: Final = 1 << 26
 """The size to which the -wal file is cut back once it was brought into the database."""
 
+_CHECKPOINT_PAGES: Final = 8192
+"""The pages of the -wal file after which it is brought into the database: often costs writers, seldom readers."""
+
 _SCHEMA: Final = (
     # large values last, so that the others are read without them
     """CREATE TABLE entries (key TEXT PRIMARY KEY NOT NULL, revision INTEGER NOT NULL, deadline INTEGER NOT NULL,
@@ -155,6 +158,7 @@ def connect(path: str, mode: str, *, cache_bytes: int, durable: bool, patience_s
             ("cache_size", -max(1, cache_bytes // 1024)),
             ("cell_size_check", 1),
             ("journal_size_limit", _JOURNAL_BYTES),
+            ("wal_autocheckpoint", _CHECKPOINT_PAGES),
             ("query_only", 0 if mode == "rw" else 1),
         ):
             connection.execute(f"PRAGMA {setting} = {value}").fetchall()
@@ -270,7 +274,7 @@ def _is_empty(connection: sqlite3.Connection) -> bool:
 
 def _complete(path: str, patience_s: float) -> None:
     """Make the tables if there are none, and see that readers and writers do not wait for each other."""
-    with closing(connect(path, "rw", cache_bytes=1 << 20, durable=True, patience_s=0)) as connection:
+    with closing(connect(path, "rw", cache_bytes=1 << 20, durable=True, patience_s=patience_s)) as connection:
         (application,) = _ask(connection, "PRAGMA application_id", path, patience_s)
         if application == 0:
             patiently(lambda: connection.execute("BEGIN IMMEDIATE"), path, patience_s)

@@ -73,8 +73,8 @@ class KeyValuePersistence(StatePersistence[S], Generic[S]):
     Args:
         store: Any store with CAS and TRANSACTIONS.
         key: The container's key; no key reaches into the entries of another.
-        codec: What the entries are written with: format, compression, encryption; by default JSON, snapshots and
-            blobs with zstd. Everything is read back, whatever format and compression wrote it. With encryption, keys,
+        codec: What the entries are written with: format, compression, encryption; by default JSON, and zstd for
+            snapshots, blobs and large records. Everything is read back, whatever format and compression wrote it. With encryption, keys,
             sizes, and the sizes and times of blobs stay in the clear.
         clock: Where time comes from, for tests.
         deadline: For how many seconds an operation is tried while the store is out of reach or silent.
@@ -264,10 +264,10 @@ class KeyValuePersistence(StatePersistence[S], Generic[S]):
         """
         self._check(loaded=True)
         loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
         if not records:
-            nothing: asyncio.Future[None] = loop.create_future()
-            nothing.set_result(None)
-            return nothing
+            done.set_result(None)
+            return done
         if self._schema is not None and schema != self._schema:
             raise SchemaVersionError(
                 f"the records are of the schema {schema}, what is stored of {self._schema}; save a snapshot first"
@@ -275,15 +275,26 @@ class KeyValuePersistence(StatePersistence[S], Generic[S]):
         batch = self._appender.batch(records, schema)
         if self._schema is None:
             self._schema = dict(schema)
-        task = loop.create_task(self._append(batch))
+        # A future apart from the task: a caller that is cancelled does not take the commit with it.
+        task = loop.create_task(self._append(batch, done))
         self._writing.add(task)
         task.add_done_callback(self._writing.discard)
-        return asyncio.shield(task)
+        return done
 
-    async def _append(self, batch: Batch) -> None:
-        head = await self._appender.append(batch, self._moved)
+    async def _append(self, batch: Batch, done: asyncio.Future[None]) -> None:
+        try:
+            head = await self._appender.append(batch, self._moved)
+        except asyncio.CancelledError:
+            done.cancel()
+            raise
+        except Exception as exc:
+            if not done.done():
+                done.set_exception(exc)
+            return
         # What others have put upon it is not known to the container, and must still wake it.
         self._seen = head if head.version == batch.last.version else batch.move.head
+        if not done.done():
+            done.set_result(None)
 
     def _moved(self, head: Head | None) -> bool:
         """Say whether *head* tells of another state than the container knows."""

@@ -41,6 +41,9 @@ _LAYOUT: Final = 1
 _FRAME = struct.Struct("<BBI")
 _BLOB = struct.Struct("<BBIQQ16sI")
 _DIGITS: Final = 20
+_LARGE_BYTES: Final = 4096
+"""From so many bytes on a record is compressed as a snapshot is."""
+
 _ID_DIGITS: Final = 32
 
 
@@ -137,7 +140,7 @@ class Layout:
 
     Args:
         key: The container's key.
-        codec: Writes everything; None: JSON, snapshots and blobs with zstd.
+        codec: Writes everything; None: JSON, what is large with zstd.
         limits: The store's.
 
     Raises:
@@ -299,7 +302,7 @@ class Layout:
                 record.patch,
             ]
         )
-        return key, self._seal(key, payload, self._small)
+        return key, self._seal(key, payload, self._small if len(payload) < _LARGE_BYTES else self._bulk)
 
     def decode_record(self, entry: Entry) -> Record:
         """Return the record in *entry*.

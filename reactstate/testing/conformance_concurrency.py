@@ -32,9 +32,9 @@ async def _increment_by_swaps(store: KeyValueStore, key: str, times: int) -> Non
         while True:
             found = await store.get(key)
             value = b"1" if found is None else b"%d" % (int(found.value) + 1)
+            await asyncio.sleep(0)  # so that others write in between
             if await store.compare_and_swap(key, ABSENT if found is None else found.revision, value):
                 break
-            await asyncio.sleep(0)
 
 
 class ConcurrencyPromises(StoreSuite):
@@ -104,6 +104,7 @@ class ConcurrencyPromises(StoreSuite):
                 source, target = dice.sample(names, 2)
                 found = await store.get_many([source, target])
                 amount = min(dice.randrange(1, 20), int(found[source].value))
+                await asyncio.sleep(0)
                 try:
                     await store.commit(
                         [
@@ -111,9 +112,9 @@ class ConcurrencyPromises(StoreSuite):
                             for name, change in ((source, -amount), (target, amount))
                         ]
                     )
-                    done += 1
                 except ConflictError:
-                    await asyncio.sleep(0)
+                    continue
+                done += 1
 
         async def audit() -> int:
             audits = 0

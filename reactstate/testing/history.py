@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from reactstate.errors import ConflictError
 from reactstate.testing.model import StoreModel
@@ -93,6 +93,9 @@ class _View(_Operation):
         self.entries = entries
 
 
+_Placed: TypeAlias = _Read | _View | _Refused | _Write
+
+
 class Recording:
     """A store whose operations are written down.
 
@@ -105,7 +108,7 @@ class Recording:
         self._stores = itertools.cycle([store, *other])
         self._now = itertools.count(1)
         self._writes: list[_Write] = []
-        self._others: list[_Operation] = []
+        self._others: list[_Placed] = []
 
     async def commit(self, steps: Sequence[Step], *, ranges: Sequence[RangeExpect] = ()) -> Commit:
         """Commit, and write down what came of it."""
@@ -152,7 +155,7 @@ class Recording:
 
 
 class _Check:
-    def __init__(self, writes: list[_Write], others: list[_Operation]) -> None:
+    def __init__(self, writes: list[_Write], others: list[_Placed]) -> None:
         self._writes = sorted(writes, key=lambda write: (write.done.revision, write.began))
         self._commits: list[_Write] = []
         self._others = list(others)
@@ -223,7 +226,7 @@ class _Check:
                     f"{operation!r} fits nowhere between the commits that ended before it and those that began after it"
                 )
 
-    def _fits(self, operation: _Operation, place: int) -> bool:
+    def _fits(self, operation: _Placed, place: int) -> bool:
         model = self._models[place]
         if isinstance(operation, _Read):
             return model.entries.get(operation.key) == operation.found
@@ -232,8 +235,6 @@ class _Check:
             return self._is_newest(operation.revision, place) and inside == operation.entries
         if isinstance(operation, _Refused):
             return _explains(operation, model)
-        if not isinstance(operation, _Write):
-            raise TypeError(f"a history is not made of {type(operation).__name__}")
         return (
             self._is_newest(operation.done.revision, place)
             and not model.changing(operation.steps)

@@ -124,7 +124,7 @@ def test_versions_of_an_id_never_repeat_or_go_back_whatever_two_containers_do(pr
                         await container.delete(name)
                     else:
                         made = await container.put(Cart(id=name, count=id(program) + place))
-                        entry = container._records._cache.get(container._records.key(name))
+                        entry = container._records.kept.get(container._records.key(name))
                         if entry is not None and entry.version == made.version:
                             told[name].append((entry.revision, made.version))
 

@@ -32,7 +32,7 @@ class Name(StrEnum):
     A = "a"
 
 
-class DictClock(ManualClock):
+class ReversibleClock(ManualClock):
     """A clock that can also go back."""
 
     __slots__ = ("back",)
@@ -47,7 +47,7 @@ class DictClock(ManualClock):
 
 @pytest.fixture
 def clock():
-    return DictClock()
+    return ReversibleClock()
 
 
 @pytest.fixture

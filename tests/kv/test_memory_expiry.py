@@ -29,7 +29,7 @@ from reactstate.kv.protocol import (
 HOUR = timedelta(hours=1)
 
 
-class DictClock(ManualClock):
+class ReversibleClock(ManualClock):
     """A clock that can also go back."""
 
     __slots__ = ("back",)
@@ -44,7 +44,7 @@ class DictClock(ManualClock):
 
 @pytest.fixture
 def clock():
-    return DictClock()
+    return ReversibleClock()
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from reactstate.kv.protocol import (
 )
 
 
-class DictClock(ManualClock):
+class ReversibleClock(ManualClock):
     """A clock that can also go back."""
 
     __slots__ = ("back",)
@@ -38,7 +38,7 @@ class DictClock(ManualClock):
 
 @pytest.fixture
 def clock():
-    return DictClock()
+    return ReversibleClock()
 
 
 @pytest.fixture

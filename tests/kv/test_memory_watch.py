@@ -15,11 +15,13 @@ from reactstate.errors import (
     InvalidKeyError,
 )
 from reactstate.kv.memory import MemoryStore
+from reactstate.kv.memory_feed import MemoryFeed
 from reactstate.kv.memory_log import MAX_COMMITS, SEGMENT, MemoryLog
 from reactstate.kv.protocol import (
     Add,
     Cursor,
     Delete,
+    EventKind,
     Put,
     Step,
 )
@@ -27,7 +29,7 @@ from reactstate.kv.protocol import (
 HOUR = timedelta(hours=1)
 
 
-class DictClock(ManualClock):
+class ReversibleClock(ManualClock):
     """A clock that can also go back."""
 
     __slots__ = ("back",)
@@ -42,7 +44,7 @@ class DictClock(ManualClock):
 
 @pytest.fixture
 def clock():
-    return DictClock()
+    return ReversibleClock()
 
 
 @pytest.fixture
@@ -182,6 +184,20 @@ def test_the_log_is_what_was_recorded_and_is_not_too_old(commits, limit):
     touched = {key for number, keys in kept for key in keys if number > log.floor + 1}
     assert log.touched(log.floor + 1, "", None) == touched
     assert log.touched(log.floor + 1, "b", "c") == touched & {"b"}
+
+
+def test_the_log_gives_whole_commits_and_about_as_many_events_as_asked_for():
+    log = MemoryLog(10**18, 0, 0)
+    for _ in range(3):
+        log.record((b"\x00\x01\x02", "a", "b", "c"), 0)
+    assert [len(log.after(0, limit)) for limit in (1, 3, 4, 6, 100)] == [1, 1, 2, 2, 3]
+    assert log.after(2, 2) == [(3, [(EventKind.PUT, "a"), (EventKind.DELETE, "b"), (EventKind.EXPIRE, "c")])]
+
+
+async def test_waiting_at_a_closed_store_ends_at_once(store):
+    await store.aclose()
+    assert MemoryFeed(store).wait().done()
+    assert store._sweeper is None
 
 
 async def test_a_watch_reads_on_in_pieces(store):

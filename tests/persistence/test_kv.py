@@ -161,6 +161,19 @@ async def test_a_cancelled_caller_does_not_withdraw_what_it_appended(store, stor
     task.cancel()
     await first.flush()
     assert numbers(await first.load()) == [1, 2]
+    failing = first.append(story.records(2, 2), story.schema)
+    failing.cancel()
+    await first.flush()
+    assert numbers(await first.load()) == [1, 2]
+
+
+async def test_a_loop_that_ends_tells_those_who_wait(store, story):
+    first, _ = await opened(store)
+    waiting = first.append(story.records(1, 2), story.schema)
+    for task in first._writing:
+        task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
 
 
 async def test_keys_cannot_reach_into_each_other(store, story):
@@ -203,12 +216,12 @@ async def test_what_is_no_store_or_cannot_do_what_is_needed_is_refused():
             KeyValuePersistence(MemoryStore(), "cart", deadline=deadline)
 
 
-@pytest.mark.parametrize("format", ["json", "msgpack", "cbor"])
+@pytest.mark.parametrize("written", ["json", "msgpack", "cbor"])
 @pytest.mark.parametrize("encrypted", [False, True])
-async def test_every_format_reads_what_every_other_wrote(story, format, encrypted):
+async def test_every_format_reads_what_every_other_wrote(story, written, encrypted):
     store = MemoryStore()
     encryption = AesGcmEncryption({"k": b"k" * 32}, "k") if encrypted else None
-    first, _ = await opened(store, codec=Codec(format, "zstd", encryption))
+    first, _ = await opened(store, codec=Codec(written, "zstd", encryption))
     await first.append(story.records(1, 80), story.schema)
     await first.save(story.snapshot(80), keep_since=40)
     await first.save(story.snapshot(80, LATER), keep_since=40)

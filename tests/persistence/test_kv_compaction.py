@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 
 import pytest
@@ -32,7 +33,7 @@ class HastyClock(ManualClock):
         await asyncio.sleep(0)
 
 
-class Crash(Exception):
+class CrashError(Exception):
     """The process ends here."""
 
 
@@ -180,6 +181,27 @@ async def test_a_compaction_of_what_is_gone_does_nothing(story):
         await b.append(story.records(4, 4), story.schema)
 
 
+async def test_a_save_comes_after_the_appends_before_it(story):
+    store = MemoryStore()
+    a = await opened(store)
+    writing = a.append(story.records(1, 9), story.schema)
+    await a.save(story.snapshot(9), keep_since=4)
+    await writing
+    await check(store, story, 9, 5)
+
+
+async def test_a_head_newer_than_a_view_is_not_forgotten_for_it(story):
+    store = MemoryStore()
+    a = await opened(store)
+    async with store.snapshot() as empty:
+        await a.append(story.records(1, 2), story.schema)
+        async with store.snapshot() as early:
+            await a.append(story.records(3, 3), story.schema)
+            assert await a._head.read(empty) is None
+            assert (await a._head.read(early)).version == 2
+    assert a._head.known.version == 3
+
+
 # --- beside others --------------------------------------------------------------------------------------------------
 
 
@@ -254,6 +276,24 @@ async def test_a_change_of_schema_during_a_compaction_is_kept(story):
     store.before = rebase
     await a.save(story.snapshot(10), keep_since=6)
     await check(store, story, 10, 7, LATER)
+
+
+async def test_a_change_of_schema_that_loses_the_race_at_the_last_moment_leaves_nothing(story):
+    store = Hooked()
+    a, b = await opened(store), await opened(store)
+    await a.append(story.records(1, 10), story.schema)
+    await b.load()
+
+    async def append(steps):
+        if steps[0].key.endswith("/head/"):
+            store.before = None
+            await b.append(story.records(11, 11), story.schema)
+
+    store.before = append
+    with pytest.raises(ConflictError):
+        await a.save(story.snapshot(10, LATER), keep_since=0)
+    await check(store, story, 11, 1, story.schema)
+    assert await kinds(store) == {"head": 1, "record": 11}
 
 
 async def test_chunks_that_a_sweep_took_from_a_slow_compaction_are_written_again(story):
@@ -342,7 +382,7 @@ async def prepared(story, clock, small=False):
     return store, a
 
 
-async def crash_at(store, count, when, work, error):
+async def crash_at(store, count, when, work):
     """Let commit number *count* crash, before or after it is applied; say whether it came to that."""
     left = count
 
@@ -350,15 +390,12 @@ async def crash_at(store, count, when, work, error):
         nonlocal left
         left -= 1
         if left < 0:
-            raise error
+            raise CrashError
 
     setattr(store, when, crash)
-    try:
-        await work()
-    except type(error):
-        pass
-    finally:
-        setattr(store, when, None)
+    with contextlib.suppress(CrashError):
+        await work
+    setattr(store, when, None)
     return left < 0
 
 
@@ -374,7 +411,7 @@ async def test_a_crash_at_any_step_of_a_save_loses_nothing_and_its_leftovers_are
         store, a = await prepared(story, clock, small)
         await a.save(story.snapshot(30), keep_since=5)
         snapshot = story.snapshot(30, LATER if rebase else None)
-        crashed = await crash_at(store, count, when, lambda: a.save(snapshot, keep_since=20), Crash())
+        crashed = await crash_at(store, count, when, a.save(snapshot, keep_since=20))
         loaded = await KeyValuePersistence(store, "cart").load()
         oldest = loaded.history[0].records[0].version
         assert oldest in {6, 21}
@@ -476,13 +513,13 @@ async def test_chunks_of_blobs_that_nothing_names_are_swept_and_those_in_use_are
 
     async def crash(steps):
         if "/blob/" in steps[0].key:
-            raise Crash
+            raise CrashError
 
     await a.put_blob("kept", BLOB)
     await a.put_blob("kept/too", BLOB)
     store.before = crash
     for name in ("kept", "gone"):
-        with pytest.raises(Crash):
+        with pytest.raises(CrashError):
             await a.put_blob(name, BLOB * 2)
     store.before = None
     assert await kinds(store) == {"head": 1, "record": 10, "blob": 2, "piece": 4}

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from reactstate.testing import conformance, persistence_conformance, stores  # here, and not in the runs inside
+
 pytest_plugins = ["pytester"]
 
 CONFIG = """
@@ -15,10 +17,15 @@ filterwarnings = error
 """
 
 
-def run(pytester, source, *options):
+# By its name as an entry point it may be there already, and no plugin is registered twice.
+OPTIONS = ("-p", "no:reactstate", "-p", "reactstate.testing.plugin", "-p", "no:cacheprovider")
+
+
+def run(pytester, source, *options, inside=True):
     pytester.makeini(CONFIG)
     pytester.makepyfile(source)
-    return pytester.runpytest_subprocess("-p", "reactstate.testing.plugin", "-p", "no:cacheprovider", *options)
+    runs = pytester.runpytest_inprocess if inside else pytester.runpytest_subprocess
+    return runs(*OPTIONS, *options)
 
 
 def test_the_store_follows_the_clock_and_fails_as_it_is_told(pytester):
@@ -94,6 +101,7 @@ def test_the_suite_can_be_subclassed_and_fails_with_its_reasons(pytester):
         "-rs",
         "-k",
         "plain_dictionary or another_object or absent",
+        inside=False,
     )
     outcomes = result.parseoutcomes()
     assert set(outcomes) == {"failed", "passed", "skipped", "deselected"}
@@ -110,6 +118,14 @@ def test_starting_pytest_imports_nothing_heavy():
     before = "import sys, pytest\nbefore = set(sys.modules)\n"
     found = subprocess.run([sys.executable, "-c", before + code], capture_output=True, text=True, check=True)
     assert found.stdout == "[]\n"
+
+
+def test_the_suites_are_those_of_the_room():
+    import reactstate.testing as room
+
+    assert room.KeyValueStoreConformance is conformance.KeyValueStoreConformance
+    assert room.PersistenceConformance is persistence_conformance.PersistenceConformance
+    assert room.FaultyStore is stores.FaultyStore
 
 
 def test_a_name_that_is_not_there_is_told():

@@ -8,9 +8,11 @@ import pytest
 from reactstate.clock import ManualClock
 from reactstate.errors import ClosedError, ConflictError, UnavailableError, UnknownOutcomeError, UnsupportedError
 from reactstate.kv.memory import MemoryStore
-from reactstate.kv.protocol import ABSENT, ANY, Add, Capability, Put, ReadView, Step
-from reactstate.kv.terms import check_commit
+from reactstate.kv.options import StoreOptions
+from reactstate.kv.protocol import ABSENT, ANY, Add, Capability, Limits, Put, ReadView, Step
+from reactstate.kv.terms import check_commit, check_key
 from reactstate.testing.conformance import KeyValueStoreConformance
+from reactstate.testing.conformance_commits import CommitPromises
 from reactstate.testing.stores import FaultyStore
 
 ALL = frozenset(Capability)
@@ -104,8 +106,8 @@ class TestAStoreThatIsKept(KeyValueStoreConformance):
         self.stores = {}
 
     async def open_store(self, place, clock, options):
-        store = self.stores.setdefault(place, MemoryStore(options=options, clock=clock))
-        return Kept(store, clock)
+        kept = StoreOptions(default_ttl=options.default_ttl)  # it keeps its change log longer than it is asked to
+        return Kept(self.stores.setdefault(place, MemoryStore(options=kept, clock=clock)), clock)
 
 
 class Poor(FaultyStore):
@@ -168,6 +170,29 @@ class TestAStoreWithoutOrderOrSnapshots(KeyValueStoreConformance):
 
     async def open_store(self, place, clock):
         return Poor(MemoryStore(clock=clock), self.capabilities, clock)
+
+
+class Small(FaultyStore):
+    """A store that takes little."""
+
+    def __init__(self, store, clock):
+        super().__init__(store, clock=clock)
+        self.limits = Limits(max_key_bytes=301, max_value_bytes=1000, max_steps=100, max_commit_bytes=20_000)
+
+    async def get(self, key):
+        check_key(key, self.limits)
+        return await super().get(key)
+
+    async def commit(self, steps, *, ranges=()):
+        check_commit(steps, ranges, self.limits)
+        return await super().commit(steps, ranges=ranges)
+
+
+class TestAStoreThatTakesLittle(CommitPromises):
+    capabilities = ALL - {Capability.DURABLE, Capability.SHARED}
+
+    async def open_store(self, place, clock, options):
+        return Small(MemoryStore(options=options, clock=clock), clock)
 
 
 class ServerClock(FaultyStore):

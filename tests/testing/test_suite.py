@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 
 import pytest
 
@@ -120,10 +121,23 @@ def test_a_store_whose_events_do_not_lead_to_what_it_holds_fails(lab_of):
 async def test_a_suite_says_what_to_override(suite, tmp_path):
     opens = suite().open_store if suite is StoreSuite else suite().open_persistence
     with pytest.raises(NotImplementedError, match="override open_"):
-        await (opens(tmp_path, None) if suite is StoreSuite else opens(tmp_path))
+        await (opens(tmp_path, None, None) if suite is StoreSuite else opens(tmp_path))
 
 
 async def test_a_servers_time_is_waited_for():
-    from datetime import timedelta
-
     await StoreSuite().pass_server_time(timedelta(milliseconds=1))
+
+
+def test_a_unit_of_time_can_be_chosen(lab_of):
+    class Hourly(Suite):
+        unit = timedelta(hours=1)
+
+        @promise()
+        async def test_time(self, lab):
+            before = lab.clock.time_ns()
+            await lab.pass_time(2)
+            assert lab.clock.time_ns() - before == 2 * 3600 * 10**9
+
+        patience = 60.0
+
+    Hourly().test_time(lab_of(Hourly()))
