@@ -23,15 +23,15 @@ from reactstate.container.edit import Edit
 from reactstate.container.expect import NotExpectedError, expect_same, expect_version, refuse_guard
 from reactstate.container.follower import confirm
 from reactstate.container.lifecycle import IN_RECIPE, Lifecycle
-from reactstate.container.opening import begin, load
+from reactstate.container.opening import begin, check_config, load
 from reactstate.container.reads import BoundedStaleness, Consistency, Strong
 from reactstate.container.snapshots import SnapshotShelf
 from reactstate.kv.opening import Opening
 from reactstate.persistence.memory import MemoryPersistence
 from reactstate.state.change import ChangeType, StateChange, VersionedState
-from reactstate.state.config import StateConfig
 from reactstate.state.derive import View, select
 from reactstate.state.document import to_document
+from reactstate.state.history import check_steps, check_version
 from reactstate.state.patch import diff
 from reactstate.state.produce import run_recipe
 from reactstate.state.state import State
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from reactstate.kv.store import KeyValueStore
     from reactstate.kv.transaction import StoreTransaction
     from reactstate.persistence.protocol import StatePersistence
+    from reactstate.state.config import StateConfig
     from reactstate.state.patch import Patch
     from reactstate.state.produce import Recipe
     from reactstate.state.timeline import Plan, Planner
@@ -82,7 +83,7 @@ class StateContainer(Lifecycle[S]):
     """
 
     def __init__(self, initial: S, *, config: StateConfig | None = None, clock: Clock | None = None) -> None:
-        config = config if config is not None else StateConfig()
+        config = check_config(config)
         clock = clock if clock is not None else SystemClock()
         timeline = begin(initial, config, clock)
         self._setup(timeline, MemoryPersistence[S](clock), config, clock, 30.0)
@@ -131,7 +132,7 @@ class StateContainer(Lifecycle[S]):
                 key=key,
                 store=store,
                 persistence=persistence,
-                config=config if config is not None else StateConfig(),
+                config=check_config(config),
                 clock=clock if clock is not None else SystemClock(),
                 deadline=deadline,
             )
@@ -191,6 +192,8 @@ class StateContainer(Lifecycle[S]):
             self._check_call()
         if guard is not None:
             refuse_guard()
+        if expected_version is not None:
+            check_version(expected_version, "expected_version")
         return self._update(recipe, args, actor, action, tags, expected_version)
 
     async def _update(
@@ -257,7 +260,7 @@ class StateContainer(Lifecycle[S]):
     ) -> Coroutine[Any, Any, bool]:
         """Change the state by *recipe* if it is *expected*, a state or a version; say whether it was."""
         self._check_call()
-        if not isinstance(expected, State | int):  # pyright: ignore[reportUnnecessaryIsInstance] - it comes from callers
+        if not isinstance(expected, State | int) or isinstance(expected, bool):  # pyright: ignore[reportUnnecessaryIsInstance] - it comes from callers
             raise TypeError(f"expected is a state or a version, not a {type(expected).__name__}")
         return self._compare_and_swap(expected, recipe, args, actor, action, tags)
 
@@ -346,8 +349,7 @@ class StateContainer(Lifecycle[S]):
             NoHistoricalState: That version is not kept.
         """
         self._check_call()
-        if steps < 1:
-            raise ValueError("steps must be 1 or more")
+        check_steps(steps)
         return self._commit(lambda timeline: timeline.plan_rollback(steps), actor, action, tags)
 
     def rollback_to(
@@ -364,6 +366,7 @@ class StateContainer(Lifecycle[S]):
             NoHistoricalState: It is not kept.
         """
         self._check_call()
+        check_version(version)
         return self._commit(lambda timeline: timeline.plan_rollback_to(version), actor, action, tags)
 
     def undo(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from reactstate.errors import ConflictError, UnsupportedError
 from reactstate.state.document import states_equal
+from reactstate.state.history import check_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +32,10 @@ def refuse_guard() -> NoReturn:
 
 def expect_version(expected: int | None) -> Callable[[Timeline[Any]], None] | None:
     """Return what refuses a tip of another version than *expected*; None expects nothing."""
-    return None if expected is None else lambda timeline: timeline.expect_version(expected)
+    if expected is None:
+        return None
+    version = check_version(expected, "expected_version")
+    return lambda timeline: timeline.expect_version(version)
 
 
 def expect_same(expected: State | int) -> Callable[[Timeline[Any]], None]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from reactstate.kv.store import KeyValueStore
     from reactstate.persistence.protocol import Loaded
 
-__all__ = ["begin", "load"]
+__all__ = ["begin", "check_config", "load"]
 
 S = TypeVar("S", bound=State)
 
@@ -43,6 +43,19 @@ def begin(initial: S, config: StateConfig, clock: Clock) -> Timeline[S]:
     return Timeline(type(initial), clock, config.history_size, config.history_retention)
 
 
+def check_config(config: StateConfig | None) -> StateConfig:
+    """Return *config*, or the default one.
+
+    Raises:
+        SettingsError: It is something else.
+    """
+    if config is None:
+        return StateConfig()
+    if not isinstance(config, StateConfig):  # pyright: ignore[reportUnnecessaryIsInstance] - it comes from callers
+        raise SettingsError(f"config={config!r}: give a StateConfig(...)")
+    return config
+
+
 async def load(
     container: StateContainer[S],
     initial_or_type: S | type[S],
@@ -59,8 +72,6 @@ async def load(
     cls, initial = _type_and_state(initial_or_type)
     if persistence is not None and not isinstance(persistence, StatePersistence):  # pyright: ignore[reportUnnecessaryIsInstance] - it comes from callers
         raise SettingsError(f"persistence={persistence!r}: give a StatePersistence, such as FilePersistence('cart')")
-    if not isinstance(config, StateConfig):  # pyright: ignore[reportUnnecessaryIsInstance] - as above
-        raise SettingsError(f"config={config!r}: give a StateConfig(...)")
     if not deadline > 0:
         raise SettingsError(f"deadline={deadline!r}: give the seconds to wait, more than 0")
     if persistence is not None and (url is not None or key is not None or store is not None):

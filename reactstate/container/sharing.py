@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from reactstate.clock import Clock
     from reactstate.container.lifecycle import Lifecycle
     from reactstate.persistence.protocol import Loaded, Record, StatePersistence
+    from reactstate.state.change import StateChange
 
 __all__ = ["SharedCommitter", "follow_store"]
 
@@ -243,7 +244,7 @@ class SharedCommitter(Committer[S]):
         else:
             document, schema = self._raw
         origin = Origin(cls, schema, raw=self._raw is not None)
-        changes = []
+        changes: list[StateChange[S]] = []
         for record in records:
             if record.inverse is None:
                 record.inverse = invert(document, record.patch)

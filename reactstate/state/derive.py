@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from reactstate.errors import ClosedError, CompactedError, NoHistoricalState, StateNotFoundError
 from reactstate.state.broadcast import Broadcast
+from reactstate.state.history import check_version
 from reactstate.state.notify import Notifier
 from reactstate.state.observable import Observable
 from reactstate.state.watch import Watch
@@ -157,6 +158,8 @@ class View(Generic[T]):
             NoHistoricalState: *since* is a newer version than the current one.
             ClosedError: The view, or every container below it, was closed.
         """
+        if since is not None:
+            check_version(since, "since")
         with self._lock:
             self._attach()
             version = self._version

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from reactstate.persistence.protocol import Loaded, SchemaTag, StatePersistence
 
-__all__ = ["PersistenceLab", "Story", "same_records"]
+__all__ = ["Opens", "PersistenceLab", "Story", "same_records"]
 
 _EPOCH_NS = 1_767_225_600_000_000_000
 

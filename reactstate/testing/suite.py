@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from reactstate.kv.protocol import Capability, Event, Watch
     from reactstate.kv.store import KeyValueStore
 
-__all__ = ["StoreLab", "StoreSuite", "SuiteClock", "promise"]
+__all__ = ["Lab", "StoreLab", "StoreSuite", "SuiteClock", "collect", "promise", "together"]
 
 
 class Lab(Protocol):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import itertools
 import os
@@ -454,37 +455,52 @@ def test_readers_that_are_all_taken_are_an_error_that_passes(table):
     assert table.latest.get("a") == (b"2", 2, 0)
 
 
-def test_the_places_of_killed_readers_are_cleared(place, caplog):
-    holder = """
+HOLDER = """
 import os, sys
 from reactstate.kv.lmdb_table import LmdbTable
 table = LmdbTable(sys.argv[1])
 views = [table.view() for _ in range(int(sys.argv[2]))]
 print("ready", flush=True)
+sys.stdin.read()
 os.kill(os.getpid(), 9)
 """
 
-    def hold(count):
-        with subprocess.Popen([sys.executable, "-c", holder, str(place), str(count)], stdout=subprocess.PIPE) as child:
-            assert child.stdout.readline() == b"ready\n"
 
+@contextlib.contextmanager
+def holding(place, views):
+    """Have another process hold so many views open; it is killed at the end."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(place), str(views)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout.readline() == b"ready\n"
+        yield
+
+
+def test_a_killed_reader_gives_its_place_back_and_the_space_that_it_held(place):
     table = LmdbTable(place, map_size=1 << 20)
     put(table, {"a": (b"1", 1, 0)})
-    hold(1024)
-    assert table.latest.get("a") == (b"1", 1, 0)  # all places were taken
-    hold(1)
-    for revision in range(2, 80):  # the killed view held on to every page: that space is used again, not added
+    with holding(place, 1024), pytest.raises(UnavailableError):
+        table.latest.get("a")
+    assert table.latest.get("a") == (b"1", 1, 0)
+    with holding(place, 1):
+        pass
+    for revision in range(2, 80):  # nothing that the killed one saw could be used again
         put(table, {"a": (bytes(100_000), revision, 0)}, revision)
     assert table.size() < 1 << 20
-    hold(1)
-    monkey = lmdb_environment._CHECK_EVERY
-    table.env._groups = monkey - 1
+    with holding(place, 1):
+        pass
+    table.env._groups = lmdb_environment._CHECK_EVERY - 1
     put(table, {"a": (b"2", 99, 0)}, 99)
     assert table.env.clear_readers() is False
-    hold(3)
     table.close()
-    with caplog.at_level("INFO", "reactstate.kv"):
-        LmdbTable(place).close()
+
+
+def test_opening_clears_the_places_of_killed_readers(place, caplog):
+    with holding(place, 0):
+        with holding(place, 3):
+            pass
+        with caplog.at_level("INFO", "reactstate.kv"):
+            LmdbTable(place).close()
     assert "killed readers" in caplog.text
 
 
@@ -509,7 +525,7 @@ def test_tables_of_one_process_share_the_files_until_the_last_is_closed(place, t
     third.close()
     with pytest.raises(ClosedError):
         env.check()
-    assert isinstance(env.error(lmdb.Error("closed")), ClosedError)
+    assert isinstance(env.error(of_lmdb()), ClosedError)
     again = LmdbTable(place)
     assert again.env is not env
     assert again.latest.get("a") == (b"1", 1, 0)
@@ -914,9 +930,16 @@ class Failing:
         return self.replaced[name] if name in self.replaced else getattr(self.inner, name)
 
 
+def of_lmdb(cls=lmdb.Error, code=0):
+    made = cls("on purpose")
+    made.code = code
+    made.reason = "reason"
+    return made
+
+
 def error(code, cls=lmdb.Error):
     def fail(*_, **__):
-        raise cls("on purpose", code)
+        raise of_lmdb(cls, code) if issubclass(cls, lmdb.Error) else cls("on purpose")
 
     return fail
 
@@ -1039,14 +1062,14 @@ def test_a_commit_that_fails_while_nothing_can_be_read_is_that_error(table, unwr
 @pytest.mark.parametrize(
     ("raised", "expected"),
     [
-        (lmdb.CorruptedError("x"), CorruptionError),
-        (lmdb.PageNotFoundError("x"), CorruptionError),
-        (lmdb.PanicError("x"), StorageFailedError),
-        (lmdb.VersionMismatchError("x"), StorageError),
-        (lmdb.TxnFullError("x"), StorageError),
-        (lmdb.ReadonlyError("x", errno.EACCES), StorageError),
-        (lmdb.Error("x", errno.EIO), StorageError),
-        (lmdb.Error("x", 0), StorageError),
+        (of_lmdb(lmdb.CorruptedError), CorruptionError),
+        (of_lmdb(lmdb.PageNotFoundError), CorruptionError),
+        (of_lmdb(lmdb.PanicError), StorageFailedError),
+        (of_lmdb(lmdb.VersionMismatchError), StorageError),
+        (of_lmdb(lmdb.TxnFullError), StorageError),
+        (of_lmdb(lmdb.ReadonlyError, errno.EACCES), StorageError),
+        (of_lmdb(lmdb.Error, errno.EIO), StorageError),
+        (of_lmdb(lmdb.Error, 0), StorageError),
         (OSError(errno.EIO, "x"), StorageError),
     ],
 )
