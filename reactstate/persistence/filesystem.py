@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import os
+import secrets
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["FileSystem", "HeldLock", "LocalFileSystem", "pick_pread", "pick_pwrite", "pick_sync", "write_all"]
 
-_TEMPORARY = itertools.count()
 _BINARY: int = getattr(os, "O_BINARY", 0)
 _CLOEXEC: int = getattr(os, "O_CLOEXEC", 0)
 
@@ -196,7 +195,7 @@ class LocalFileSystem(FileSystem):
         await asyncio.to_thread(self._replace, path, data)
 
     def _replace(self, path: str, data: bytes) -> None:
-        temporary = f"{path}.{os.getpid()}-{next(_TEMPORARY)}.tmp"
+        temporary = f"{path}.{secrets.token_hex(6)}.tmp"
         handle = self.open(temporary, write=True, create=True)
         try:
             try:
