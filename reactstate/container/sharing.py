@@ -33,6 +33,7 @@ from reactstate.errors import (
     ContentionError,
     PatchError,
     ReactStateError,
+    SchemaVersionError,
     StorageError,
     TransientError,
     UnknownOutcomeError,
@@ -156,7 +157,9 @@ class SharedCommitter(Committer[S]):
         self._container._confirmed = self._container._asked
 
     def _done(self, error: Exception | None) -> None:
-        if isinstance(error, ConflictError):
+        if isinstance(
+            error, ConflictError | SchemaVersionError
+        ):  # the latter: another has taken the state to a new schema
             self._flushing = _CATCHING
             self._container._spawn(self._lose())
             return

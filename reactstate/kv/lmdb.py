@@ -2,11 +2,11 @@
 
 Contract
     A commit is atomic, and visible to every process as soon as it was made. With ``durability="always"`` it is on disk
-    when it is acknowledged. With ``"interval"`` the pages of a group of commits are on disk before the group is
-    visible, and only the page that makes it current is left to the next flush: a power cut loses at most the last
-    group, and the file is whole. With ``"never"`` nothing waits for the disk: a killed process loses nothing, but a
-    power cut may damage the file, unless the file system keeps the order of writes. Use it for what can be made anew,
-    and not beside a process that uses the same file with another durability.
+    before it is visible. With ``"interval"`` its pages are, and only the page that makes them current is left to the
+    next flush: a power cut loses at most the last group of commits, and the file is whole. Each group still waits for
+    the disk once, as LMDB has no journal. With ``"never"`` nothing waits: a killed process loses nothing, but a power
+    cut may damage the file, unless the file system keeps the order of writes; use it for what can be made anew, and
+    not beside a process that uses the same file with another durability.
 
 Sharing
     Any number of processes may open one directory; in one process it is opened once and shared. Writers take turns,
@@ -18,6 +18,11 @@ Size
     process may not have so many), which takes neither memory nor disk. When it is full the map is doubled, which needs
     a moment without snapshots in this process: a commit waits 30 seconds for that, and then raises UnavailableError.
     An open snapshot keeps what was deleted meanwhile from being used again, so the file grows.
+
+Damage
+    A file that is cut off, or whose first two pages are damaged, is found when it is opened. LMDB keeps no checksums:
+    damage inside its other pages can go unnoticed, or end the process, as can another program that cuts the file off
+    while it is open. ``lmdb.verify`` looks through a file that nobody writes.
 """
 
 from __future__ import annotations
@@ -99,7 +104,7 @@ class LmdbStore(EmbeddedStore):
                     place,
                     map_size=map_size,
                     read_only=chosen.read_only,
-                    ordered=chosen.durability != "never",
+                    durability=chosen.durability or "always",
                 )
             )
             try:

@@ -1,7 +1,4 @@
-"""One LMDB environment for each directory and process, shared by every table on it.
-
-LMDB must not be opened twice in one process, and not be used after a fork. Here it is opened once and counted, made
-larger when it is full, and let go in a forked child.
+"""A directory that LMDB has open: how it is opened, checked, made larger when it is full, and brought to disk.
 
 Threads
     ``writing`` excludes the writers of this process from each other; LMDB excludes those of other processes, without a
@@ -9,15 +6,11 @@ Threads
     the file anew.
 
 Durability
-    An *ordered* environment brings the pages of a commit to disk before it writes the page that makes them current,
-    and does not wait for that one (MDB_NOMETASYNC): a power cut finds one of the last states, never a mix. ``sync``
-    waits for it too. An environment whose users all do without is opened so that nothing waits (MDB_NOSYNC): a killed
-    process loses nothing, but a power cut may damage the file, unless the file system keeps the order of writes.
-
-Forks
-    A fork waits for a moment in which nobody reads or writes here, so that the child can let go of what it inherited
-    without touching what is its parent's, and open the directory anew. Where that takes longer than a second, the
-    child cannot open this directory.
+    ``always``: the pages of a commit are on disk before the page that makes them current is written, and that one is
+    before the commit is visible. ``interval`` does not wait for that last page (MDB_NOMETASYNC): a power cut finds the
+    last state or the one before, never a mix. ``never`` waits for nothing (MDB_NOSYNC): a killed process loses nothing,
+    but a power cut may damage the file, unless the file system keeps the order of writes. An environment is opened as
+    the most careful of its users needs it.
 """
 
 from __future__ import annotations
@@ -31,7 +24,7 @@ import time
 import uuid
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
 
 import lmdb
 
@@ -50,7 +43,7 @@ from reactstate.kv.lmdb_check import check_file
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-__all__ = ["MAX_KEY_BYTES", "STATE", "UNREADABLE", "Environment", "View", "acquire", "release"]
+__all__ = ["MAX_KEY_BYTES", "STATE", "UNREADABLE", "Durability", "Environment", "View"]
 
 MAX_KEY_BYTES: Final = 503
 """LMDB's 511 bytes, less the deadline that stands before a key in the index of deadlines."""
@@ -61,6 +54,10 @@ STATE: Final = struct.Struct(">QQQ")
 UNREADABLE: Final = (lmdb.Error, struct.error, UnicodeDecodeError)
 """What reading rows can raise: LMDB's errors, and those of bytes that are no row."""
 
+Durability: TypeAlias = Literal["never", "interval", "always"]
+"""What a commit waits for."""
+
+_CARE: Final = ("never", "interval", "always")
 _FORMAT: Final = b"1"
 _META: Final = b"reactstate"
 _DBS: Final = (_META, b"entries", b"due", b"log")
@@ -68,7 +65,6 @@ _MAX_READERS: Final = 1024
 _SMALLEST_MAP: Final = 1 << 20
 _GROW_S: Final = 30.0
 _FOLLOW_S: Final = 1.0
-_FORK_S: Final = 1.0
 _CHECK_EVERY: Final = 1000
 _ROOM_BYTES: Final = 1 << 20
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -91,7 +87,7 @@ class Environment:
         path: The directory; it is made when it is not there.
         map_size: How large the file can become before it is mapped anew, in bytes.
         read_only: Open without writing.
-        ordered: Bring the pages of each commit to disk before it is visible; see the module.
+        durability: What a commit waits for; see the module.
 
     Attributes:
         env: LMDB's own object; another one after the file was mapped anew.
@@ -106,7 +102,7 @@ class Environment:
         process: The process that it belongs to.
     """
 
-    def __init__(self, path: str, *, map_size: int, read_only: bool, ordered: bool) -> None:
+    def __init__(self, path: str, *, map_size: int, read_only: bool, durability: Durability) -> None:
         self.path = path
         self.writing = threading.Lock()
         self.gate = threading.Lock()
@@ -117,7 +113,7 @@ class Environment:
         self._file = Path(path, "data.mdb")
         self._map_size = map_size
         self._read_only = read_only
-        self._ordered = ordered
+        self._durability: Durability = durability
         self._closed = False
         self._groups = 0
         self._opened = False
@@ -125,7 +121,7 @@ class Environment:
 
     # --- opening and closing ----------------------------------------------------------------------------------------
 
-    def open(self, *, read_only: bool, ordered: bool) -> bool:
+    def open(self, *, read_only: bool, durability: Durability) -> bool:
         """Open it for one more user, unless the path leads to other files by now; say whether it is open.
 
         Raises:
@@ -133,9 +129,11 @@ class Environment:
             CorruptionError: It is damaged.
             StorageFailedError: A write failed, and another store of this process still has it open.
             UnavailableError: It must be opened anew, and this process has had snapshots open for too long.
+            UnknownOutcomeError: Earlier commits of this process could not be brought to disk.
         """
         with self._opening:
             if not self._opened:
+                self._read_only, self._durability = read_only, durability
                 self._make_directory()
                 check_file(self._file)
                 self._open()
@@ -147,7 +145,7 @@ class Environment:
                     f"{self.failed}; close the other stores on it in this process first", path=self.path
                 )
             else:
-                self._upgrade(read_only=read_only, ordered=ordered)
+                self._upgrade(read_only=read_only, durability=durability)
         return True
 
     def _make_directory(self) -> None:
@@ -197,8 +195,8 @@ class Environment:
                     map_size=size,
                     readonly=self._read_only,
                     create=False,
-                    metasync=False,
-                    sync=self._ordered,
+                    metasync=self._durability == "always",
+                    sync=self._durability != "never",
                     mode=0o600,
                     max_readers=_MAX_READERS,
                     max_dbs=4,
@@ -298,12 +296,15 @@ class Environment:
                 )
             time.sleep(0.001)
 
-    def _upgrade(self, *, read_only: bool, ordered: bool) -> None:
+    def _upgrade(self, *, read_only: bool, durability: Durability) -> None:
         """Open it anew where a further user needs more of it."""
-        if (self._read_only and not read_only) or (ordered and not self._ordered):
+        careful = max(self._durability, durability, key=_CARE.index)
+        if (self._read_only and not read_only) or careful != self._durability:
             with self.writing, self._alone(_GROW_S):
+                if not self._read_only:
+                    self.sync()
                 self._read_only = self._read_only and read_only
-                self._ordered = self._ordered or ordered
+                self._durability = careful
                 self._reopen()
 
     def _reopen(self) -> None:
@@ -396,6 +397,11 @@ class Environment:
         self.failed = why
         return StorageFailedError(f"{why}; open the store anew", path=self.path)
 
+    def confirm(self) -> None:
+        """Wait until the last commit is on disk, as ``sync`` does, if it did not wait itself; ``writing`` is held."""
+        if self._durability != "always":
+            self.sync()
+
     def sync(self) -> None:
         """Bring everything to disk.
 
@@ -450,7 +456,7 @@ class Environment:
             return StorageError(f"{self.path} cannot be used: {exc.strerror}", path=self.path)
         if not isinstance(exc, lmdb.Error):
             return CorruptionError(f"{self._file} holds what is no row ({exc}); restore it", path=str(self._file))
-        if isinstance(exc, (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError)):
+        if isinstance(exc, (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.NotFoundError)):
             return CorruptionError(f"{self._file} is damaged ({exc.reason}); restore it", path=str(self._file))
         if isinstance(exc, lmdb.PanicError):
             return StorageFailedError(f"an earlier write to {self.path} failed; open the store anew", path=self.path)
@@ -476,89 +482,3 @@ class Environment:
                 f"this user may not write in {self.path}; to read, LMDB needs to write lock.mdb", path=self.path
             )
         return StorageError(f"{self.path} cannot be used: {exc}", path=self.path)
-
-
-# --- one for each directory -----------------------------------------------------------------------------------------
-
-_lock = threading.Lock()
-_open: dict[str, Environment] = {}
-_held: list[threading.Lock] = []
-_busy: list[Environment] = []
-
-
-def acquire(path: str, *, map_size: int, read_only: bool, ordered: bool) -> Environment:
-    """Return the environment of the directory *path*, which this process may have open already.
-
-    Raises:
-        StorageError: It cannot be opened.
-        CorruptionError: It is damaged.
-        StorageFailedError: A write failed, and another store of this process still has it open.
-        UnavailableError: It must be opened anew, and this process has had snapshots open for too long.
-    """
-    path = os.path.realpath(path)
-    while True:
-        with _lock:
-            env = _open.get(path)
-            if env is None:
-                env = _open[path] = Environment(path, map_size=map_size, read_only=read_only, ordered=ordered)
-            env.users += 1
-        try:
-            if env.open(read_only=read_only, ordered=ordered):
-                return env
-            with _lock:
-                if _open.get(path) is env:
-                    del _open[path]
-        except BaseException:
-            release(env)
-            raise
-        release(env)
-
-
-def release(env: Environment) -> None:
-    """Take back one ``acquire``; the last one closes the environment."""
-    if env.process != os.getpid():
-        return
-    with _lock:
-        env.users -= 1
-        if not env.users:
-            if _open.get(env.path) is env:
-                del _open[env.path]
-            env.close()
-
-
-def _before_fork() -> None:
-    deadline = time.monotonic() + _FORK_S
-    _take(_lock, deadline)
-    _busy.extend(env for env in _open.values() if not (_take(env.writing, deadline) and _take(env.gate, deadline)))
-
-
-def _take(lock: threading.Lock, deadline: float) -> bool:
-    taken = lock.acquire(timeout=max(0.0, deadline - time.monotonic()))
-    if taken:
-        _held.append(lock)
-    return taken
-
-
-def _after_fork() -> None:
-    while _held:
-        _held.pop().release()
-
-
-def _in_parent() -> None:
-    _busy.clear()
-    _after_fork()
-
-
-def _in_child() -> None:
-    global _lock  # noqa: PLW0603 - who holds it may not be in the child
-    _after_fork()
-    _lock = threading.Lock()
-    inherited = list(_open.values())
-    _open.clear()
-    for env in inherited:
-        if env not in _busy:  # one that was busy is kept for ever, as LMDB would wait for threads that are not here
-            env.forget()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_in_parent, after_in_child=_in_child)

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 import lmdb
 
 from reactstate.errors import ClosedError, LimitExceededError, ReadOnlyError, SettingsError
-from reactstate.kv.lmdb_environment import MAX_KEY_BYTES, STATE, UNREADABLE, acquire, release
+from reactstate.kv.lmdb_environment import MAX_KEY_BYTES, STATE, UNREADABLE
+from reactstate.kv.lmdb_sharing import acquire, release
 from reactstate.kv.table import Reader, Table, Writer
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from lmdb import Transaction
 
-    from reactstate.kv.lmdb_environment import Environment
+    from reactstate.kv.lmdb_environment import Durability, Environment
     from reactstate.kv.table import LogRow, Row, ScanRow
 
 __all__ = ["LmdbTable"]
@@ -55,8 +56,7 @@ class LmdbTable(Table):
         path: The directory.
         map_size: How large the file can become before it is mapped anew, in bytes.
         read_only: Open without writing anything.
-        ordered: Bring the pages of each commit to disk before it is visible, so that a power cut cannot damage the
-            files; see ``reactstate.kv.lmdb_environment``.
+        durability: What each commit waits for, at least; see ``reactstate.kv.lmdb_environment``.
 
     Raises:
         SettingsError: *path* is empty, or *map_size* cannot be used.
@@ -70,14 +70,14 @@ class LmdbTable(Table):
         *,
         map_size: int = 1 << 40,
         read_only: bool = False,
-        ordered: bool = True,
+        durability: Durability = "always",
     ) -> None:
         place = os.fspath(path)
         if not place or "\0" in place:
             raise SettingsError(f"{place!r} is no path; give the directory of an lmdb store")
         if type(map_size) is not int or not _SMALLEST_MAP <= map_size <= _LARGEST_MAP:
             raise SettingsError(f"map_size={map_size!r}: give bytes, from {_SMALLEST_MAP} to {_LARGEST_MAP}")
-        self._env: Environment | None = acquire(place, map_size=map_size, read_only=read_only, ordered=ordered)
+        self._env: Environment | None = acquire(place, map_size=map_size, read_only=read_only, durability=durability)
         self._read_only = read_only
         self.path = self._env.path
         self.id = self._env.id
@@ -117,7 +117,7 @@ class LmdbTable(Table):
             except UNREADABLE as exc:
                 raise env.error(exc) from exc
             if sync and changed:
-                env.sync()
+                env.confirm()
         return result
 
     def _run(self, env: Environment, work: Callable[[Writer], T]) -> tuple[T, bool]:

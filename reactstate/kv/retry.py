@@ -76,15 +76,18 @@ async def until_available(read: Callable[[], Awaitable[T]], *, clock: Clock, dea
     Raises:
         UnavailableError: The store stayed out of reach until the deadline.
     """
+    began = clock.monotonic()
     try:
         return await read()
     except UnavailableError:
-        pass
+        left = deadline - (clock.monotonic() - began)
+        if left <= 0:
+            raise
 
     async def again() -> T:
         return await read()
 
-    return cast("T", await attempts(clock, deadline, UnavailableError)(again))
+    return cast("T", await attempts(clock, left, UnavailableError)(again))
 
 
 async def resolve(
@@ -111,6 +114,7 @@ async def resolve(
         UnknownOutcomeError: It is not known whether an attempt was applied.
     """
     uncertain: UnknownOutcomeError | None = None
+    began = clock.monotonic()
     try:
         return await attempt()
     except UnavailableError:
@@ -132,8 +136,9 @@ async def resolve(
                 raise
             return found
 
+    left = deadline - (clock.monotonic() - began)
     try:
-        return cast("T", await attempts(clock, deadline, UnavailableError)(again))
+        return cast("T", await attempts(clock, left, UnavailableError)(again))
     except (UnavailableError, StorageError) as exc:
         if uncertain is None:
             raise

@@ -11,7 +11,7 @@ Contract
 
 Caveats
     The files must be on a local file system. Beside the database there are two files, ``-wal`` and ``-shm``, which
-    belong to it: move or copy it only while it is closed. The ``-wal`` file grows as long as one snapshot is held open.
+    belong to it: move, copy or replace it only while it is closed. The ``-wal`` file grows as long as one snapshot is held open.
     A file that is deleted or replaced while it is open is noticed at the next write, which raises StorageFailedError.
     SQLite keeps no checksums: it notices damage to its structure, not to a value.
 """
@@ -122,7 +122,7 @@ class _Rows(Reader):
         return found
 
     def revision(self) -> tuple[int, int]:
-        revision, time_ms = self._numbers(_REVISION, 2)
+        revision, time_ms = self.numbers(_REVISION, 2)
         return revision, time_ms
 
     def log(self, after: int, limit: int) -> list[LogRow]:
@@ -137,9 +137,10 @@ class _Rows(Reader):
         return found
 
     def log_floor(self) -> int:
-        return self._numbers(_FLOOR, 1)[0]
+        return self.numbers(_FLOOR, 1)[0]
 
-    def _numbers(self, question: str, count: int) -> tuple[int, ...]:
+    def numbers(self, question: str, count: int) -> tuple[int, ...]:
+        """Return the one row that answers *question*."""
         try:
             row: Any = self._execute(question).fetchone()
         except sqlite3.Error as exc:
@@ -284,6 +285,11 @@ class SqliteTable(Table):
             connection.execute(f"PRAGMA busy_timeout = {wait_ms}")
         except sqlite3.Error as exc:
             raise meaning_of(exc, self._path) from exc
+        try:
+            self._check_file()
+        except StorageFailedError:
+            connection.close()
+            raise
         return connection
 
     def _read_id(self, connection: sqlite3.Connection) -> str:
@@ -345,8 +351,8 @@ class SqliteTable(Table):
 
     def _roll_back(self) -> None:
         writer = self._writer
-        if writer is not None and writer._connection.in_transaction:
-            with suppress(sqlite3.Error):
+        with suppress(sqlite3.Error):
+            if writer is not None and writer._connection.in_transaction:
                 writer._execute("ROLLBACK")
 
     def _meaning_of_commit(self, error: BaseException) -> Exception:
@@ -413,12 +419,7 @@ class SqliteTable(Table):
 
     def token(self) -> int:
         """Return a number that differs after another connection has committed."""
-        try:
-            (version,) = self._reader._execute("PRAGMA data_version").fetchone()
-        except sqlite3.Error as exc:
-            raise meaning_of(exc, self._path) from exc
-        number: int = version
-        return number
+        return self._reader.numbers("PRAGMA data_version", 1)[0]
 
     def size(self) -> int:
         """Return the bytes that the files take."""
@@ -430,14 +431,10 @@ class SqliteTable(Table):
 
     def memory(self) -> int:
         """Return about how many bytes the caches take: as much of the file as fits."""
-        try:
-            (pages,), (page,), (cache,) = (
-                self._reader._execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size", "cache_size")
-            )
-        except sqlite3.Error as exc:
-            raise meaning_of(exc, self._path) from exc
-        used: int = min(pages * page, -cache * 1024)
-        return used
+        pages, page, cache = (
+            self._reader.numbers(f"PRAGMA {name}", 1)[0] for name in ("page_count", "page_size", "cache_size")
+        )
+        return min(pages * page, -cache * 1024)
 
     def close(self) -> None:
         """Close the files."""

@@ -278,15 +278,18 @@ class KeyValuePersistence(StatePersistence[S], Generic[S]):
         # A future apart from the task: a caller that is cancelled does not take the commit with it.
         task = loop.create_task(self._append(batch, done))
         self._writing.add(task)
-        task.add_done_callback(self._writing.discard)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._writing.discard(task)
+            if not done.done():  # the event loop ends, and took the task with it
+                done.cancel()
+
+        task.add_done_callback(ended)
         return done
 
     async def _append(self, batch: Batch, done: asyncio.Future[None]) -> None:
         try:
             head = await self._appender.append(batch, self._moved)
-        except asyncio.CancelledError:
-            done.cancel()
-            raise
         except Exception as exc:
             if not done.done():
                 done.set_exception(exc)

@@ -18,9 +18,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
-# A block may be preceded by a comment such as <!-- raises: FrozenStateError -->.
+# A block may be preceded by a comment: <!-- raises: FrozenStateError -->, or <!-- file: show.py --> for a block that is
+# (a part of) a file.
 BLOCK = re.compile(
-    r"(?:^<!-- raises: (?P<error>\w+) -->\n+)?^```python\n(?P<code>.*?)^```$",
+    r"(?:^<!-- (?:raises: (?P<error>\w+)|file: (?P<file>\w+\.py)) -->\n+)?^```python\n(?P<code>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
 OUTPUT = re.compile(r"^\s*# -> ?(.*)$", re.MULTILINE)
@@ -28,10 +29,11 @@ OUTPUT = re.compile(r"^\s*# -> ?(.*)$", re.MULTILINE)
 
 @dataclass
 class Block:
-    """One fenced block: its source (with the page's line numbers), what it raises, what it prints."""
+    """One fenced block: its source (with the page's line numbers), what it raises, where it goes, what it prints."""
 
     source: str
     error: str | None
+    file: str | None
     output: list[str]
 
 
@@ -40,6 +42,7 @@ def blocks_of(text: str) -> list[Block]:
         Block(
             source="\n" * text.count("\n", 0, match.start("code")) + match["code"],
             error=match["error"],
+            file=match["file"],
             output=OUTPUT.findall(match["code"]),
         )
         for match in BLOCK.finditer(text)
@@ -60,6 +63,10 @@ def run_page(text: str, page: str, module: types.ModuleType) -> int:
     blocks = blocks_of(text)
     with asyncio.Runner() as runner:
         for block in blocks:
+            if block.file is not None:
+                with Path(block.file).open("a", encoding="utf-8") as file:
+                    file.write(f"{block.source.strip(chr(10))}\n\n\n")
+                continue
             printed = io.StringIO()
             with contextlib.redirect_stdout(printed):
                 if block.error is None:
@@ -77,9 +84,14 @@ def run_page(text: str, page: str, module: types.ModuleType) -> int:
 def module(monkeypatch, tmp_path):
     """An empty module in an empty directory: pydantic resolves annotations through ``sys.modules``."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # for the files of the page
     page_module = types.ModuleType("page")
     monkeypatch.setitem(sys.modules, "page", page_module)
-    return page_module
+    before = set(sys.modules)
+    yield page_module
+    for name in set(sys.modules) - before:
+        if str(tmp_path) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))

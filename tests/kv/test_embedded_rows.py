@@ -233,6 +233,15 @@ async def test_a_load_whose_batches_fail_or_are_too_large_changes_nothing(toys, 
     assert (await store.put("b", b"")).revision == 2
 
 
+async def test_a_load_takes_the_longest_keys_and_values(toys, store):
+    async def large():
+        yield Batch([], [], [], [])
+        yield Batch(["x" * 100], [bytes(10_000)], [1], [0])
+
+    assert await store._load(large(), revision=0, replace=False) == 1
+    assert (await store.get("x" * 100)).value == bytes(10_000)
+
+
 async def test_a_load_that_fails_early_stops_reading(table, store):
     await store.put("a", b"")
     read = []

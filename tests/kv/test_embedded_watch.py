@@ -56,6 +56,23 @@ async def test_a_range_from_before_the_change_log_cannot_be_proven(toys, table, 
         await store.commit([Step("c", Put(b""))], ranges=[RangeExpect("x", "y", 1)])
 
 
+async def test_a_range_may_begin_in_the_middle_of_a_group(toys, table, store):
+    first = await toys.hold(table, store)
+    rest = [asyncio.ensure_future(store.put(key, b"")) for key in "abcd"]
+    await asyncio.sleep(0)
+    table.gate.set()
+    await asyncio.gather(first, *rest)
+    with pytest.raises(ConflictError) as caught:
+        await store.commit([], ranges=[RangeExpect("", None, 3)])
+    assert caught.value.keys == ("c", "d")
+
+
+async def test_waiting_on_a_closed_feed_is_over_at_once(toys, table):
+    store = toys.make(table)
+    await store.aclose()
+    assert store._feed.wait().done()
+
+
 async def test_a_range_over_a_long_log_reads_all_of_it(store):
     await store.put("a", b"")
     for place in range(150):

@@ -253,23 +253,26 @@ def without_rights():
         os.seteuid(user)
 
 
-async def test_a_directory_or_file_that_may_not_be_written_is_told():
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "a.db"
-        Path(folder).chmod(0o755)
-        if os.geteuid() != 0:
-            Path(folder).chmod(0o555)
-        with without_rights(), pytest.raises(StorageError, match="cannot be opened"):
-            await SqliteStore.open(path)
-        Path(folder).chmod(0o755)
-        await (await SqliteStore.open(path)).aclose()
-        path.chmod(0o444)
-        if os.geteuid() != 0:
-            Path(folder).chmod(0o555)
-        with without_rights(), pytest.raises(StorageError) as caught:
-            await SqliteStore.open(path)
-        assert caught.value.path == str(path)
-        Path(folder).chmod(0o755)
+@pytest.fixture
+def folder():
+    """A directory that every user reaches, unlike those of pytest."""
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+        Path(name).chmod(0o755)
+
+
+async def test_a_directory_or_file_that_may_not_be_written_is_told(folder):
+    path = folder / "a.db"
+    folder.chmod(0o555)
+    with without_rights(), pytest.raises(StorageError, match="cannot be opened"):
+        await SqliteStore.open(path)
+    folder.chmod(0o755)
+    await (await SqliteStore.open(path)).aclose()
+    path.chmod(0o444)
+    folder.chmod(0o555)
+    with without_rights(), pytest.raises(StorageError) as caught:
+        await SqliteStore.open(path)
+    assert caught.value.path == str(path)
 
 
 async def test_read_only_opens_what_is_there_and_makes_nothing(path):
@@ -318,8 +321,8 @@ async def test_a_write_that_the_system_refuses_changes_nothing_and_the_store_goe
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     async with SqliteStore.open(path) as store:
         await store.put("a", b"1")
-        size = Path(f"{path}-wal").stat().st_size
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20_000, hard))
+        size = store._table.size()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
         try:
             with pytest.raises(StorageError, match="nothing was written") as caught:
                 await store.commit([Step("a", Put(b"2")), Step("b", Put(bytes(100_000)))])
@@ -332,19 +335,36 @@ async def test_a_write_that_the_system_refuses_changes_nothing_and_the_store_goe
         assert await keys(store) == ["a", "c"]
 
 
+async def test_a_store_that_cannot_be_made_for_want_of_room_is_made_later(path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, hard))
+    try:
+        with pytest.raises(StorageError) as caught:
+            await SqliteStore.open(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.path == str(path)
+    async with SqliteStore.open(path) as store:
+        await store.put("a", b"")
+
+
+async def test_a_file_system_without_shared_memory_is_refused(path, monkeypatch):
+    def answer(connection, question, *rest, plain=sqlite_file._ask):
+        return ("delete",) if "journal_mode" in question else plain(connection, question, *rest)
+
+    monkeypatch.setattr(sqlite_file, "_ask", answer)
+    with pytest.raises(StorageError, match="local file system"):
+        await SqliteStore.open(path)
+
+
 @contextmanager
 def unsyncable(path):
     """Let the log's file take writes, but no sync: as a device does that has none."""
+    files = [int(name.name) for name in Path("/proc/self/fd").iterdir() if os.path.realpath(name) == f"{path}-wal"]
+    kept = [(file, os.dup(file)) for file in files]
     device = os.open("/dev/null", os.O_RDWR)
-    kept = []
-    for name in Path("/proc/self/fd").iterdir():
-        try:
-            target = name.readlink()
-        except OSError:
-            continue
-        if str(target) == f"{path}-wal":
-            kept.append((int(name.name), os.dup(int(name.name))))
-            os.dup2(device, int(name.name))
+    for file in files:
+        os.dup2(device, file)
     assert kept
     try:
         yield
@@ -411,9 +431,12 @@ async def test_a_file_that_is_deleted_or_replaced_while_it_is_open_is_noticed(pa
     with pytest.raises(StorageFailedError, match="deleted or replaced"):
         await store.flush()
     assert (await store.get("a")).value == b"1"
+    with pytest.raises(StorageError):  # the view would be of another file
+        await store.snapshot().__aenter__()
     await store.aclose()
-    async with SqliteStore.open(path) as store:
-        assert await keys(store) == (["b"] if replaced else [])
+    if not replaced:
+        async with SqliteStore.open(path) as store:
+            assert await keys(store) == []
 
 
 async def test_a_damaged_file_is_told_and_never_read_wrongly(path):

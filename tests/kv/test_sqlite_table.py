@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from reactstate.errors import CorruptionError, ReadOnlyError, StorageError, UnavailableError
 from reactstate.kv.options import StoreOptions
 from reactstate.kv.sqlite import SqliteTable
+from reactstate.kv.sqlite_file import patiently
 
 keys = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=4) | st.sampled_from(
     ["a", "a\0", "a\0b", "\0", "é", "\uffff", "\U0001f600", "%", "_"]
@@ -303,7 +304,13 @@ def test_rows_of_other_types_are_damage_and_never_an_answer(table, path):
     other.execute("DELETE FROM change_log")
     with pytest.raises(CorruptionError):
         table.latest.revision()
+    with pytest.raises(CorruptionError):
+        table.write(lambda writer: writer.revision(), sync=True)
     other.execute("DROP TABLE change_log")
+    with pytest.raises(StorageError, match="change_log"):
+        table.view()
+    with pytest.raises(StorageError, match="change_log"):
+        table.write(lambda writer: writer.revision(), sync=True)
     with pytest.raises(StorageError, match="change_log"):
         table.latest.revision()
     with pytest.raises(StorageError, match="change_log"):
@@ -318,6 +325,22 @@ def test_rows_of_other_types_are_damage_and_never_an_answer(table, path):
     other.close()
     with pytest.raises(CorruptionError, match="identity"):
         SqliteTable(path, StoreOptions())
+
+
+def test_a_table_that_was_closed_says_so_in_a_typed_error(path):
+    table = SqliteTable(path, StoreOptions())
+    table.close()
+    for use in (lambda: table.write(put("a"), sync=True), lambda: table.latest.get("a"), table.token):
+        with pytest.raises(StorageError, match="closed"):
+            use()
+
+
+def test_only_others_in_the_way_are_waited_for():
+    def fail():
+        raise sqlite3.OperationalError("no such thing")
+
+    with pytest.raises(sqlite3.OperationalError):
+        patiently(fail, "a.db", 30)
 
 
 def test_read_only_writes_nothing(table, path):

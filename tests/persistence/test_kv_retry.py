@@ -110,3 +110,21 @@ async def test_other_errors_end_it_at_once():
         with pytest.raises(type(error)):
             await run(attempt)
         assert attempt.calls == 2
+
+
+async def test_what_took_until_the_deadline_by_itself_is_not_begun_again():
+    clock = HastyClock()
+    calls = 0
+
+    async def slow():
+        nonlocal calls
+        calls += 1
+        clock.advance(6)
+        raise GONE
+
+    with pytest.raises(UnavailableError):
+        await until_available(slow, clock=clock, deadline=5)
+    assert calls == 1
+    with pytest.raises(UnavailableError):
+        await run(slow, clock=clock, deadline=20)
+    assert calls < 6
