@@ -20,7 +20,9 @@ import memory
 import notify
 import opening
 import reading
+import stores
 import updating
+import watching
 from harness import Row, measure
 from table import Line, judge, render, render_contenders
 
@@ -37,6 +39,8 @@ ROWS: dict[str, Row] = {
         durable.DURABLE,
         durable.WRITERS,
         opening.OPEN,
+        stores.KEYED,
+        watching.WATCH,
         importing.IMPORT,
     )
 }

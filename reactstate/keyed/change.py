@@ -69,6 +69,11 @@ class KeyedChange(Generic[S]):
         return None if self._record is None else to_datetime(self._record.timestamp_ns)
 
     @property
+    def transaction_id(self) -> str | None:
+        """The transaction that made the version together with others; None for a DELETE, or where there was none."""
+        return None if self._record is None else self._record.transaction_id
+
+    @property
     def actor(self) -> str | None:
         """Who made the version, or None."""
         return None if self._record is None else self._record.labels.actor

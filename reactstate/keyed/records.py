@@ -75,7 +75,8 @@ class Record(Generic[S]):
         revision: The store's revision of its entry; 0 before it was committed.
         born: The version that created it.
         born_revision: The store's revision of the commit that did.
-        change_id: The id of the change that made this version (32 hexadecimal digits).
+        change_id: The id of the change that made this version: 32 hexadecimal digits, or the id of the transaction
+            that made it together with others, which is the text of a UUID, with dashes.
         earlier: The ids of the changes right before it, newest first, as far as they were made shortly before: by
             them a writer whose reply was lost finds out whether its change was made.
         timestamp_ns: When this version was made.
@@ -126,6 +127,11 @@ class Record(Generic[S]):
         if self.version == self.born:
             self.born_revision = revision
 
+    @property
+    def transaction_id(self) -> str | None:
+        """The id of the transaction that made this version; None: it was made by itself."""
+        return self.change_id if "-" in self.change_id else None
+
     def versioned(self) -> VersionedState[S]:
         """Return it as callers see it."""
         labels = self.labels
@@ -139,7 +145,7 @@ class Record(Generic[S]):
             labels.action,
             labels.tags,
         )
-        return VersionedState(self.state, change, self.created_ns)
+        return VersionedState(self.state, change, self.created_ns, self.transaction_id)
 
 
 class Records(Generic[S]):
@@ -326,12 +332,16 @@ class Records(Generic[S]):
             raise DecodeError(f"what is stored under {entry.key!r} is no version; it was left as it is")
         return Floor(int(entry.value), entry.revision)
 
-    def create(self, state: S, floor: Floor, labels: Labels, now_ns: int) -> Record[S]:
+    def create(
+        self, state: S, floor: Floor, labels: Labels, now_ns: int, transaction_id: str | None = None
+    ) -> Record[S]:
         """Return the first record of a state that is not there."""
         version = floor.version + 1
-        return Record(state, version, version, 0, _change_id(now_ns), (), now_ns, now_ns, labels)
+        return Record(state, version, version, 0, transaction_id or _change_id(now_ns), (), now_ns, now_ns, labels)
 
-    def advance(self, base: Record[S], state: S, labels: Labels, now_ns: int) -> Record[S]:
+    def advance(
+        self, base: Record[S], state: S, labels: Labels, now_ns: int, transaction_id: str | None = None
+    ) -> Record[S]:
         """Return the record that follows *base*."""
         earlier: tuple[str, ...] = ()
         if abs(now_ns - base.timestamp_ns) < _RECENT_NS:
@@ -341,7 +351,7 @@ class Records(Generic[S]):
             base.version + 1,
             base.born,
             base.born_revision,
-            _change_id(now_ns),
+            transaction_id or _change_id(now_ns),
             earlier,
             now_ns,
             base.created_ns,

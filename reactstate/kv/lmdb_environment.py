@@ -57,7 +57,7 @@ UNREADABLE: Final = (lmdb.Error, struct.error, UnicodeDecodeError)
 Durability: TypeAlias = Literal["never", "interval", "always"]
 """What a commit waits for."""
 
-_CARE: Final = ("never", "interval", "always")
+_CARE: Final = {"never": 0, "interval": 1, "always": 2}
 _FORMAT: Final = b"1"
 _META: Final = b"reactstate"
 _DBS: Final = (_META, b"entries", b"due", b"log")
@@ -298,7 +298,7 @@ class Environment:
 
     def _upgrade(self, *, read_only: bool, durability: Durability) -> None:
         """Open it anew where a further user needs more of it."""
-        careful = max(self._durability, durability, key=_CARE.index)
+        careful = durability if _CARE[durability] > _CARE[self._durability] else self._durability
         if (self._read_only and not read_only) or careful != self._durability:
             with self.writing, self._alone(_GROW_S):
                 if not self._read_only:

@@ -7,6 +7,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -88,7 +89,7 @@ class Toy(RuleBasedStateMachine):
 
     @initialize(durability=st.sampled_from(["always", "interval", "never"]))
     def begin(self, durability):
-        self.place = Path(os.path.realpath("/tmp")) / f"toy-{os.getpid()}-{next(COUNT)}"
+        self.place = Path(tempfile.mkdtemp()) / "store"
         self.durability = durability
         self.table = LmdbTable(self.place, durability=durability)
         self.id = self.table.id
@@ -101,7 +102,7 @@ class Toy(RuleBasedStateMachine):
     def teardown(self):
         if hasattr(self, "table"):
             self.table.close()
-            shutil.rmtree(self.place)
+            shutil.rmtree(self.place.parent)
 
     @rule(rows=st.dictionaries(KEYS, st.none() | ROWS, max_size=6), sync=st.booleans(), passes=st.integers(0, 3))
     def write(self, rows, sync, passes):
@@ -211,7 +212,6 @@ def parts(items, size):
     return [items[at : at + size] for at in range(0, len(items), size)]
 
 
-COUNT = itertools.count()
 TestToy = Toy.TestCase
 TestToy.settings = settings(
     max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
