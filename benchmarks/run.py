@@ -13,7 +13,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+import checkpointing
 import durable
+import embedded
 import importing
 import leaf
 import memory
@@ -40,7 +42,13 @@ ROWS: dict[str, Row] = {
         durable.WRITERS,
         opening.OPEN,
         stores.KEYED,
+        embedded.EMBEDDED,
+        embedded.UNSYNCED,
+        embedded.COMMIT,
         watching.WATCH,
+        checkpointing.CHECKPOINT,
+        checkpointing.MILLION,
+        checkpointing.SCAN,
         importing.IMPORT,
     )
 }

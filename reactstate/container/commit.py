@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from reactstate.state.change import StateChange, VersionedState
     from reactstate.state.timeline import Timeline
 
-__all__ = ["Committer", "record_of", "snapshot_of"]
+__all__ = ["Committer", "record_of", "snapshot_of", "twin_of"]
 
 S = TypeVar("S", bound=State)
 
@@ -243,7 +243,7 @@ class Committer(Generic[S]):
             self._failures += 1
             self._timeline.withdraw()
             for place, future in enumerate(ended):
-                _fail(future, error if place == 0 else _twin(error))
+                _fail(future, error if place == 0 else twin_of(error))
             for future in self._waiting:  # built upon what is gone
                 if not future.done():
                     future.set_result(None)
@@ -312,7 +312,7 @@ class Committer(Generic[S]):
     def abandon(self, error: Exception) -> None:
         """Let those who wait wait no longer; what is under way still comes to its end."""
         for future in self._waiting:
-            _fail(future, _twin(error))
+            _fail(future, twin_of(error))
 
 
 def _is_of_one(exc: Exception) -> bool:
@@ -355,7 +355,7 @@ def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
         future.exception()  # its caller may be gone: then nobody is to be blamed for not looking
 
 
-def _twin(error: Exception) -> Exception:
+def twin_of(error: Exception) -> Exception:
     """Return an equal error, so that two callers do not write their tracebacks into one."""
     try:
         twin = copy.copy(error)

@@ -20,6 +20,7 @@ import asyncio
 import contextlib
 import random
 import re
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import orjson
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 __all__ = ["Consumer", "Delivery", "process_changes"]
 
 S = TypeVar("S", bound=State)
+T = TypeVar("T")
 
 Delivery = Literal["at_most_once", "at_least_once", "exactly_once"]
 
@@ -105,7 +107,8 @@ async def process_changes(
             await _at_least_once(container, name, handler)
     finally:
         del active[name]
-        consumer.ended.set_result(None)
+        if not consumer.ended.done():  # else closing gave up waiting for it
+            consumer.ended.set_result(None)
 
 
 async def _at_most_once(container: Lifecycle[S], handler: Callable[[StateChange[S]], Awaitable[Any]]) -> None:
@@ -128,6 +131,7 @@ async def _at_least_once(
     persistence = container._persistence
     since = await _start(container, name)
     while not container._closed:
+        await _reach(container, since)
         async with container.subscribe(since=since, on_lag="raise") as changes:
             try:
                 async for change in changes:
@@ -149,14 +153,19 @@ async def _start(container: Lifecycle[Any], name: str) -> int:
     return container.version if oldest is None else oldest - 1
 
 
+async def _reach(container: Lifecycle[Any], since: int) -> None:
+    """See to it that version *since* is visible here, where a consumer of another container may have been ahead."""
+    if since > container.version and container._sharing is not None:
+        await container._sharing.confirm()
+
+
 async def _exactly_once(
     container: Lifecycle[S], name: str, handler: Callable[..., Awaitable[Any]], store: KeyValueStore, key: str
 ) -> None:
-    stored = await store.get(key)
+    stored = await _reached(container, lambda: store.get(key))
     since = await _start(container, name) if stored is None else _cursor(stored.value)
     while not container._closed:
-        if since > container.version and container._sharing is not None:
-            await container._sharing.confirm()  # another consumer was ahead of what is visible here
+        await _reach(container, since)
         async with container.subscribe(since=since, on_lag="raise") as changes:
             try:
                 async for change in changes:
@@ -185,9 +194,9 @@ async def _handle(
         async with contextlib.AsyncExitStack() as stack:
             view = None
             if Capability.SNAPSHOT_READS in store.capabilities:
-                view = await stack.enter_async_context(store.snapshot())
+                view = await _reached(container, lambda: stack.enter_async_context(store.snapshot()))
             tx = StoreTransaction(store, view)
-            stored = await tx.get(key)
+            stored = await _reached(container, partial(tx.get, key))
             if stored is not None and (there := _cursor(stored)) != since:
                 return there
             await handler(change, tx)
@@ -202,6 +211,13 @@ async def _handle(
                 return change.version
         attempts += 1
         await container._clock.sleep(random.uniform(0, min(0.001 * 2 ** min(attempts, 10), 0.1)))  # noqa: S311 - only to differ
+
+
+async def _reached(container: Lifecycle[Any], read: Callable[[], Awaitable[T]]) -> T:
+    """Return what *read* returns, once the store can be reached."""
+    from reactstate.kv.retry import until_available
+
+    return await until_available(read, clock=container._clock, deadline=container._deadline)
 
 
 async def _advance(persistence: StatePersistence[Any], name: str, version: int) -> None:

@@ -162,6 +162,8 @@ class Lifecycle(Observable[S]):
         finally:
             self._refusal = _CLOSED
             self._end_watching()
+            if self._following is not None:
+                self._following.cancel()
 
     async def __aenter__(self) -> Self:
         self._check_loop()

@@ -72,7 +72,7 @@ async def load(
     cls, initial = _type_and_state(initial_or_type)
     if persistence is not None and not isinstance(persistence, StatePersistence):  # pyright: ignore[reportUnnecessaryIsInstance] - it comes from callers
         raise SettingsError(f"persistence={persistence!r}: give a StatePersistence, such as FilePersistence('cart')")
-    if not deadline > 0:
+    if isinstance(deadline, bool) or not isinstance(deadline, int | float) or not deadline > 0:  # pyright: ignore[reportUnnecessaryIsInstance] - as above
         raise SettingsError(f"deadline={deadline!r}: give the seconds to wait, more than 0")
     if persistence is not None and (url is not None or key is not None or store is not None):
         raise SettingsError("give a url or a store (with its key), or a persistence, not both")

@@ -25,7 +25,7 @@ import logging
 import random
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from reactstate.container.commit import Committer
+from reactstate.container.commit import Committer, twin_of
 from reactstate.container.stored import Bridge, bridge_from, fill, stored_change
 from reactstate.errors import (
     CompactedError,
@@ -36,6 +36,7 @@ from reactstate.errors import (
     SchemaVersionError,
     StorageError,
     TransientError,
+    UnavailableError,
     UnknownOutcomeError,
 )
 from reactstate.state.change import Origin
@@ -76,11 +77,13 @@ class SharedCommitter(Committer[S]):
     """
 
     __slots__ = (
-        "_behind",
+        "_adrift",
         "_clock",
         "_confirmed",
         "_container",
         "_deadline",
+        "_failed",
+        "_failure",
         "_losing_since",
         "_losses",
         "_raw",
@@ -106,7 +109,9 @@ class SharedCommitter(Committer[S]):
         self._losing_since = 0.0
         self._round = 0
         self._confirmed = 0
-        self._behind = False
+        self._failed = 0
+        self._failure: Exception | None = None
+        self._adrift = False
         self._raw: tuple[Any, dict[str, int]] | None = None
         if loaded is not None and (rebase or bridge is not None):
             self._raw = (loaded.head.document, loaded.head.schema)
@@ -115,11 +120,16 @@ class SharedCommitter(Committer[S]):
 
     async def judged(self) -> bool:
         """Say whether the tip that the caller has just judged by was the newest state of the store."""
-        version, failures = self._timeline.tip_version, self._failures
-        if self._timeline.pending:
-            return await self.stands()  # a flush that succeeds proves that nobody came before it
-        await self.confirm()
-        return self._failures == failures and self._timeline.tip_version == version
+        timeline = self._timeline
+        version, failures = timeline.tip_version, self._failures
+        # What is being written now may have been committed, and followed by others, before the call was made.
+        if 0 < len(timeline.pending) <= self._flushing and not await self.stands():
+            return False
+        if timeline.pending:
+            return await self.stands()  # a flush that began after the call proves that nobody came before it
+        if self._failures == failures and timeline.version == version:
+            await self.confirm()
+        return self._failures == failures
 
     async def confirm(self) -> None:
         """Return when everything that was committed before this call is visible here.
@@ -131,10 +141,12 @@ class SharedCommitter(Committer[S]):
         """
         needed = self._round + 1
         while self._confirmed < needed:
-            if self._flushing:
-                await self._turn()
-            else:
+            if not self._flushing:
                 await self._catch_up(lost=False)
+                continue
+            await self._turn()
+            if self._failed >= needed and self._failure is not None:
+                raise twin_of(self._failure)  # who waits for the same look does not wait for another deadline
 
     async def _turn(self) -> None:
         """Return when what is under way has ended."""
@@ -144,6 +156,14 @@ class SharedCommitter(Committer[S]):
 
     # --- flushing -------------------------------------------------------------------------------------------------
 
+    def _flush(self) -> None:
+        if self._adrift and self._timeline.pending and not self._flushing:
+            self._scheduled = False
+            self._flushing = _CATCHING
+            self._container._spawn(self._lose())
+            return
+        super()._flush()
+
     def _write(self) -> None:
         self._begin_round()
         super()._write()
@@ -152,7 +172,11 @@ class SharedCommitter(Committer[S]):
         self._round += 1
         self._container._asked = self._clock.monotonic()
 
+    def _fail_round(self, error: Exception) -> None:
+        self._failed, self._failure = self._round, error
+
     def _end_round(self) -> None:
+        self._failure = None
         self._confirmed = self._round
         self._container._confirmed = self._container._asked
 
@@ -167,7 +191,14 @@ class SharedCommitter(Committer[S]):
             self._losses = 0
             self._raw = None
             self._end_round()
+        elif isinstance(error, UnavailableError | UnknownOutcomeError):
+            self._fail_round(error)
         super()._done(error)
+
+    def _rebased(self, error: Exception | None) -> None:
+        if error is None:
+            self._raw = None  # the stored document is today's now
+        super()._rebased(error)
 
     async def _lose(self) -> None:
         """After a lost race: catch up, so that the recipes can run again, or say that it cannot be done."""
@@ -207,7 +238,9 @@ class SharedCommitter(Committer[S]):
             self._begin_round()
             await self._fetch()
             self._end_round()
-        except BaseException:
+        except BaseException as exc:
+            if isinstance(exc, Exception):
+                self._fail_round(exc)
             if not lost:
                 self._release()
             raise
@@ -222,20 +255,35 @@ class SharedCommitter(Committer[S]):
                 turn.set_result(None)
         if self._timeline.pending:
             self._flush()
+        elif self._losses:
+            self._loop.call_soon(self._rest)  # after the recipes that are about to run again
+
+    def _rest(self) -> None:
+        """Forget lost races when nobody is left who lost them."""
+        if not self._timeline.pending:
+            self._losses = 0
 
     async def _fetch(self) -> None:
         persistence, version = self._persistence, self._timeline.version
-        try:
-            fetched = await persistence.fetch(version)
-            if fetched.version < version:
-                raise StorageError(
-                    f"the store holds version {fetched.version} of this state, older than version {version}, which was "
-                    "seen here: it was restored or replaced; open the container again"
-                )
-            if fetched.records:
-                self._adopt(fetched.records)
-        except (CompactedError, PatchError):
-            self._reload(await persistence.load(history=self._timeline.history.size))
+        if not self._adrift:
+            try:
+                fetched = await persistence.fetch(version)
+                if fetched.version < version:
+                    raise StorageError(
+                        f"the store holds version {fetched.version} of this state, older than version {version}, which "
+                        "was seen here: it was restored or replaced; open the container again"
+                    )
+                if not fetched.records:
+                    return
+                if version:  # else nothing says of which schema the records are
+                    self._adopt(fetched.records)
+                    return
+            except (CompactedError, PatchError):
+                pass
+        # Until what was loaded is shown here too, records that follow it do not follow what is here.
+        self._adrift = True
+        self._reload(await persistence.load(history=self._timeline.history.size))
+        self._adrift = False
 
     def _adopt(self, records: list[Record]) -> None:
         """Make the next records visible, in order."""
@@ -263,14 +311,13 @@ class SharedCommitter(Committer[S]):
             self._bridge = bridge_from(document) if differs else None
         else:
             self._raw = (document, schema)
-        for change in changes:
-            self._container._shown(change)
+        self._tell(changes)
 
     def _reload(self, loaded: Loaded | None) -> None:
         """Go on from what is stored, when the records on the way to it cannot simply be added."""
         timeline = self._timeline
         before = timeline.version
-        if loaded is None or loaded.head.version < before:
+        if loaded is None or loaded.head.version < before or not _leads_on(timeline.head, loaded):
             raise StorageError(
                 f"the store no longer holds version {before} of this state, which was seen here: it was restored or "
                 "replaced; open the container again"
@@ -289,19 +336,37 @@ class SharedCommitter(Committer[S]):
         if not missed or missed[0]._version > before + 1:
             change = self._container._resync()
             missed = [] if change is None else [change]
-        for change in missed:
-            self._container._shown(change)
+        self._tell(missed)
+
+    def _tell(self, changes: list[StateChange[S]]) -> None:
+        """Tell everybody of all *changes*, even if a callback is interrupted by Ctrl-C."""
+        interrupt: BaseException | None = None
+        for change in changes:
+            try:
+                self._container._shown(change)
+            except BaseException as exc:
+                interrupt = interrupt or exc
+        if interrupt is not None:
+            raise interrupt
 
     def _drop(self) -> None:
         """Withdraw what waits: it was built upon a head that has moved, so its recipes run again."""
+        self._failures += 1
         if not self._timeline.pending:
             return
-        self._failures += 1
         self._timeline.withdraw()
         waiting, self._waiting = self._waiting, []
         for future in waiting:
             if not future.done():
                 future.set_result(None)
+
+
+def _leads_on(head: StateChange[Any], loaded: Loaded) -> bool:
+    """Say whether what is stored goes on from *head*, as far as its history tells."""
+    if loaded.head.version == head._version:
+        return head._version == 0 or loaded.head.change_id == head.change_id_hex
+    records = (record for era in loaded.history for record in era.records)
+    return all(record.change_id == head.change_id_hex for record in records if record.version == head._version)
 
 
 async def follow_store(container: Lifecycle[S], committer: SharedCommitter[S]) -> None:
@@ -315,6 +380,9 @@ async def follow_store(container: Lifecycle[S], committer: SharedCommitter[S]) -
                 except (TransientError, UnknownOutcomeError) as exc:
                     _LOGGER.warning("the store cannot be followed at the moment; trying again: %s", exc)
                     await container._clock.sleep(_LONGEST_PAUSE_S * 10)
+        if not container._closed:
+            _LOGGER.error("the store was closed under this container, so its subscriptions end")
+            container._end_watching()
     except Exception:
         _LOGGER.exception("following the store ended; open the container again to see newer changes")
         container._end_watching()

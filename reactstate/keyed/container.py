@@ -232,8 +232,8 @@ class KeyedContainer(Watches[S]):
             TransitionError: ``check_transition`` refused the change.
             ConflictError: The state is not of *expected_version*; ``current`` is what is there.
             InvalidKeyError: *id* is no id of such a state.
-            LeaseLostError, LimitExceededError, ContentionError, UnavailableError, UnknownOutcomeError,
-            WrongContextError: As ``put``.
+            LeaseLostError: As ``put``; also LimitExceededError, ContentionError, UnavailableError, UnknownOutcomeError
+                and WrongContextError.
         """
         self._check_call()
 

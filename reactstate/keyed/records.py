@@ -75,8 +75,8 @@ class Record(Generic[S]):
         revision: The store's revision of its entry; 0 before it was committed.
         born: The version that created it.
         born_revision: The store's revision of the commit that did.
-        change_id: The id of the change that made this version: 32 hexadecimal digits, or the id of the transaction
-            that made it together with others, which is the text of a UUID, with dashes.
+        change_id: The id of the change that made this version: 32 hexadecimal digits. When a transaction made it, the
+            transaction's id, which is the text of a UUID with dashes, a colon, and how many changes it made.
         earlier: The ids of the changes right before it, newest first, as far as they were made shortly before: by
             them a writer whose reply was lost finds out whether its change was made.
         timestamp_ns: When this version was made.
@@ -130,7 +130,14 @@ class Record(Generic[S]):
     @property
     def transaction_id(self) -> str | None:
         """The id of the transaction that made this version; None: it was made by itself."""
-        return self.change_id if "-" in self.change_id else None
+        found, colon, _ = self.change_id.partition(":")
+        return found if colon else None
+
+    @property
+    def transaction_size(self) -> int:
+        """How many changes were made in the same commit."""
+        size = self.change_id.partition(":")[2]
+        return int(size) if size.isdigit() else 1
 
     def versioned(self) -> VersionedState[S]:
         """Return it as callers see it."""
@@ -168,7 +175,7 @@ class Records(Generic[S]):
         StateDefinitionError: The type has no ``id``.
     """
 
-    __slots__ = ("_codec", "_most", "_plain", "_schema", "cls", "collection", "floor_key", "ids", "kept", "root")
+    __slots__ = ("_codec", "_most", "_plain", "_write", "cls", "collection", "floor_key", "ids", "kept", "root")
 
     def __init__(self, cls: type[S], collection: str, cache_size: int) -> None:
         self.cls: type[S] = cls
@@ -177,7 +184,7 @@ class Records(Generic[S]):
         self.root: str = StateKey.prefix(_NAMESPACE, collection, "state")
         self.floor_key: str = str(StateKey(_NAMESPACE, collection, "floor", ""))
         self._codec = Codec()
-        self._schema = schema_of(cls)
+        self._write = self._codec.writer(schema_of(cls))
         self.kept: dict[str, Record[S]] = {}
         self._most = cache_size
         self._plain = self.ids.only_text
@@ -200,6 +207,10 @@ class Records(Generic[S]):
         Raises:
             StateValidationError: Its id cannot be used.
         """
+        if self._plain:  # as in ``key``
+            id_: object = getattr(state, "id")  # noqa: B009 - State itself has no such attribute
+            if type(id_) is str and id_ and "%" not in id_ and "/" not in id_:
+                return self.root + id_
         return self._key(self.ids.of(state))
 
     def prefix(self, prefix: str) -> str:
@@ -269,7 +280,7 @@ class Records(Generic[S]):
             StateValidationError: The state is nested too deeply to be stored.
         """
         labels = record.labels
-        return self._codec.encode(
+        return self._write(
             [
                 _LAYOUT,
                 record.version,
@@ -283,8 +294,7 @@ class Records(Generic[S]):
                 labels.action,
                 None if labels.tags is None else dict(labels.tags),
                 to_document(record.state),
-            ],
-            self._schema,
+            ]
         )
 
     def _decode(self, entry: Entry) -> Record[S]:
@@ -332,15 +342,13 @@ class Records(Generic[S]):
             raise DecodeError(f"what is stored under {entry.key!r} is no version; it was left as it is")
         return Floor(int(entry.value), entry.revision)
 
-    def create(
-        self, state: S, floor: Floor, labels: Labels, now_ns: int, transaction_id: str | None = None
-    ) -> Record[S]:
+    def create(self, state: S, floor: Floor, labels: Labels, now_ns: int, change_id: str | None = None) -> Record[S]:
         """Return the first record of a state that is not there."""
         version = floor.version + 1
-        return Record(state, version, version, 0, transaction_id or _change_id(now_ns), (), now_ns, now_ns, labels)
+        return Record(state, version, version, 0, change_id or _change_id(now_ns), (), now_ns, now_ns, labels)
 
     def advance(
-        self, base: Record[S], state: S, labels: Labels, now_ns: int, transaction_id: str | None = None
+        self, base: Record[S], state: S, labels: Labels, now_ns: int, change_id: str | None = None
     ) -> Record[S]:
         """Return the record that follows *base*."""
         earlier: tuple[str, ...] = ()
@@ -351,7 +359,7 @@ class Records(Generic[S]):
             base.version + 1,
             base.born,
             base.born_revision,
-            transaction_id or _change_id(now_ns),
+            change_id or _change_id(now_ns),
             earlier,
             now_ns,
             base.created_ns,

@@ -37,7 +37,11 @@ _JOURNAL_BYTES: Final = 1 << 26
 """The size to which the -wal file is cut back once it was brought into the database."""
 
 _CHECKPOINT_PAGES: Final = 8192
-"""The pages of the -wal file after which it is brought into the database: often costs writers, seldom readers."""
+_DURABLE_CHECKPOINT_PAGES: Final = 1000
+"""The pages of the -wal file after which it is brought into the database and used again.
+
+Seldom is cheaper, unless every commit waits for the disk: to sync a file that still grows takes twice as long.
+"""
 
 _SCHEMA: Final = (
     # large values last, so that the others are read without them
@@ -158,7 +162,7 @@ def connect(path: str, mode: str, *, cache_bytes: int, durable: bool, patience_s
             ("cache_size", -max(1, cache_bytes // 1024)),
             ("cell_size_check", 1),
             ("journal_size_limit", _JOURNAL_BYTES),
-            ("wal_autocheckpoint", _CHECKPOINT_PAGES),
+            ("wal_autocheckpoint", _DURABLE_CHECKPOINT_PAGES if durable else _CHECKPOINT_PAGES),
             ("query_only", 0 if mode == "rw" else 1),
         ):
             connection.execute(f"PRAGMA {setting} = {value}").fetchall()

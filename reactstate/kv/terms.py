@@ -36,6 +36,7 @@ __all__ = [
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
+_DAY_MS = 86_400_000
 
 MAX_DEADLINE_MS: Final = 253_402_300_799_999
 """The last millisecond that a datetime can name (the year 9999)."""
@@ -208,8 +209,8 @@ def ttl_ms(ttl: Ttl) -> int:
         LimitExceededError: It ends after the year 9999.
     """
     if isinstance(ttl, timedelta):
-        whole, rest = divmod(ttl, _MILLISECOND)
-        ms = whole + 1 if rest else whole
+        # several times faster than dividing it; the microseconds, which are never negative, are rounded up
+        ms = ttl.days * _DAY_MS + ttl.seconds * 1000 - (-ttl.microseconds // 1000)
     elif isinstance(ttl, (int, float)) and not isinstance(ttl, bool):  # pyright: ignore[reportUnnecessaryIsInstance] - it comes from callers
         if isinstance(ttl, float) and not math.isfinite(ttl):
             raise ValueError(f"a time to live is finite, not {ttl}; None lives for ever")
@@ -237,7 +238,7 @@ def to_deadline(now_ms: int, ttl: Ttl) -> int:
 
 def to_moment(deadline_ms: int) -> datetime | None:
     """Return a deadline as ``expires_at``: an aware datetime, or None for 0."""
-    return _EPOCH + timedelta(milliseconds=deadline_ms) if deadline_ms else None
+    return _EPOCH + deadline_ms * _MILLISECOND if deadline_ms else None
 
 
 def deadline_of(entry: Entry) -> int:

@@ -45,6 +45,42 @@ LINES = {
         "words: 450 the: 100",
         "versions in order, without a gap: True",
     ],
+    "ephemeral_cache.py": [
+        "first: desserts",
+        "again: desserts (from the cache)",
+        "four questions in a minute: [True, True, True, False]",
+        "and a minute later: True",
+        "after an hour there is ['session/ada']",
+        "swept: 2",
+        "the answer is made anew: desserts",
+        "hits: 1 of 3",
+    ],
+    "durable_store.py": [
+        "checkpoints made: 30, kept: 24",
+        "the total is 3000",
+        "bob was deleted by mistake; the total is 2000",
+        "restored; the total is 3000",
+        "'end of the month', made of sqlite: 3000 in memory",
+    ],
+    "two_processes.py": [
+        "counted: 100 by [('ada', 50), ('bob', 50)]",
+        "each version was seen once, in order: True",
+        "the last one undone: 99 in version 102",
+    ],
+    "many_states.py": [
+        "machines: 6 in the north: ['north/1', 'north/2', 'north/3']",
+        "north/1 version 21, 100 pieces",
+        "north/2 version 2, 0 pieces",
+        "north/3 gone",
+        "meanwhile: north/2 UPDATE by north/2",
+        "refused: there is no Machine 'north/3'; put one first",
+    ],
+    "own_engine.py": [
+        '    "greeting": {',
+        '      "text": "hello"',
+        "opened again: 2 4 theme='dark' volume=5",
+        "what was done: [None, 'go dark', 'louder', 'undo']",
+    ],
 }
 
 

@@ -75,3 +75,75 @@ async def test_the_commits_of_another_process_reach_a_watch_in_order_and_once(tm
         _, error = await asyncio.to_thread(worker.communicate)
         assert error == ""
         assert [event.revision for event in seen] == list(range(1, 101))
+
+
+FORK = """
+import asyncio, gc, os, sys, warnings
+from reactstate.errors import WrongContextError
+from reactstate.kv.sqlite import SqliteStore
+
+warnings.simplefilter("ignore", DeprecationWarning)
+
+async def child(store, view, watch, path):
+    for operation in (
+        store.get("a"), store.put("a", b"2"), store.commit([]), store.cursor(), store.flush(), store.aclose(),
+        store.cleanup_expired(), view.get("a"), anext(watch), SqliteStore.open(path).__aenter__(),
+        store.size_on_disk(),
+    ):
+        try:
+            await operation
+        except WrongContextError:
+            continue
+        return 1
+    for call in (store.scan, store.watch, view.scan):
+        try:
+            call()
+        except WrongContextError:
+            continue
+        return 2
+    assert store.stats().put_count == 1
+    other = await SqliteStore.open(path + ".other")
+    await other.put("a", b"")
+    await other.aclose()
+    return 0
+
+async def main(path):
+    store = await SqliteStore.open(path)
+    await store.put("a", b"1")
+    watch = store.watch()
+    waiting = asyncio.ensure_future(anext(watch))
+    await asyncio.sleep(0)
+    async with store.snapshot() as view:
+        pid = os.fork()
+        if pid == 0:
+            asyncio.events._set_running_loop(None)
+            asyncio.set_event_loop(None)
+            code = 9
+            try:
+                code = asyncio.run(child(store, view, watch, path))
+                del store, view
+                gc.collect()
+            finally:
+                os._exit(code)
+        _, status = os.waitpid(pid, 0)
+        assert os.waitstatus_to_exitcode(status) == 0, status
+        assert (await view.get("a")).value == b"1"
+    assert (await store.put("b", b"2")).revision == 2
+    assert (await waiting).key == "b"
+    await store.aclose()
+    async with SqliteStore.open(path) as again:
+        assert [entry.key async for entry in again.scan()] == ["a", "b"]
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+async def test_a_forked_child_is_refused_and_the_parent_goes_on_unharmed(tmp_path):
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", FORK, str(tmp_path / "a.db")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")

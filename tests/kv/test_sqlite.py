@@ -7,8 +7,6 @@ import resource
 import shutil
 import sqlite3
 import stat
-import subprocess
-import sys
 import tempfile
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -80,7 +78,7 @@ async def test_the_settings_that_durability_needs_are_in_force(path):
 
 
 async def test_a_setting_that_sqlite_does_not_take_is_told(path, monkeypatch):
-    monkeypatch.setattr(sqlite_file, "_CHECKPOINT_PAGES", 1 << 40)
+    monkeypatch.setattr(sqlite_file, "_DURABLE_CHECKPOINT_PAGES", 1 << 40)
     with pytest.raises(StorageError, match="does not take wal_autocheckpoint"):
         await SqliteStore.open(path)
 
@@ -511,74 +509,6 @@ async def test_two_stores_of_one_process_on_one_file_see_and_wake_each_other(pat
         assert (await asyncio.wait_for(anext(watch), 10)).revision == 2
         await asyncio.gather(*(store.increment("n") for store in (one, two) for _ in range(100)))
         assert (await two.get("n")).value == b"200"
-
-
-FORK = """
-import asyncio, gc, os, sys, warnings
-from reactstate.errors import WrongContextError
-from reactstate.kv.sqlite import SqliteStore
-
-warnings.simplefilter("ignore", DeprecationWarning)
-
-async def child(store, view, watch, path):
-    for operation in (
-        store.get("a"), store.put("a", b"2"), store.commit([]), store.cursor(), store.flush(), store.aclose(),
-        store.cleanup_expired(), view.get("a"), anext(watch), SqliteStore.open(path).__aenter__(),
-        store.scan().__anext__() if False else store.size_on_disk(),
-    ):
-        try:
-            await operation
-        except WrongContextError:
-            continue
-        return 1
-    for call in (store.scan, store.watch, view.scan):
-        try:
-            call()
-        except WrongContextError:
-            continue
-        return 2
-    assert store.stats().put_count == 1
-    other = await SqliteStore.open(path + ".other")
-    await other.put("a", b"")
-    await other.aclose()
-    return 0
-
-async def main(path):
-    store = await SqliteStore.open(path)
-    await store.put("a", b"1")
-    watch = store.watch()
-    waiting = asyncio.ensure_future(anext(watch))
-    await asyncio.sleep(0)
-    async with store.snapshot() as view:
-        pid = os.fork()
-        if pid == 0:
-            asyncio.events._set_running_loop(None)
-            asyncio.set_event_loop(None)
-            code = 9
-            try:
-                code = asyncio.run(child(store, view, watch, path))
-                del store, view
-                gc.collect()
-            finally:
-                os._exit(code)
-        _, status = os.waitpid(pid, 0)
-        assert os.waitstatus_to_exitcode(status) == 0, status
-        assert (await view.get("a")).value == b"1"
-    assert (await store.put("b", b"2")).revision == 2
-    assert (await waiting).key == "b"
-    await store.aclose()
-    async with SqliteStore.open(path) as again:
-        assert [entry.key async for entry in again.scan()] == ["a", "b"]
-
-asyncio.run(main(sys.argv[1]))
-"""
-
-
-async def test_a_forked_child_is_refused_and_the_parent_goes_on_unharmed(path):
-    done = await asyncio.to_thread(
-        subprocess.run, [sys.executable, "-c", FORK, str(path)], capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, "")
 
 
 # --- speed that is a promise ------------------------------------------------------------------------------------
