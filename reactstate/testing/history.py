@@ -176,7 +176,7 @@ class _Check:
         for revision, group in itertools.groupby(self._writes, lambda write: write.done.revision):
             writes = list(group)
             changing = [write for write in writes if write.done.entries]
-            changing = changing or [write for write in writes if model.changing(write.steps)][:1]
+            changing = changing or _deleting(writes, model)
             if len(changing) > 1:
                 raise NotSerialisableError(f"two commits have the revision {revision}")
             self._others.extend(write for write in writes if write not in changing)
@@ -246,6 +246,28 @@ class _Check:
         """Say whether *revision* may be the newest after so many commits."""
         low = self._commits[place - 1].done.revision if place else 0
         return low <= revision and (place == len(self._commits) or revision < self._commits[place].done.revision)
+
+
+def _deleting(writes: list[_Write], model: StoreModel) -> list[_Write]:
+    """Return the one of *writes*, which wrote no entry and tell one revision, that took it by deleting; if any did.
+
+    The others then found nothing left to delete.
+    """
+    candidates = [write for write in writes if model.changing(write.steps)]
+    for write in candidates if len(candidates) > 1 else ():
+        after = _copy(model)
+        after.apply(write.steps, write.done.revision)
+        if not (
+            model.failing(write.steps)
+            or model.moved(write.ranges)
+            or any(
+                after.changing(other.steps) or after.failing(other.steps) or after.moved(other.ranges)
+                for other in writes
+                if other is not write
+            )
+        ):
+            return [write]
+    return candidates[:1]
 
 
 def _explains(refused: _Refused, model: StoreModel) -> bool:
