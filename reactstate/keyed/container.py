@@ -34,6 +34,7 @@ from reactstate.kv.protocol import Capability
 from reactstate.state.change import ChangeType, StateChange, VersionedState
 from reactstate.state.config import StateConfig
 from reactstate.state.document import states_equal
+from reactstate.state.history import version_text
 from reactstate.state.produce import check_state_value, edit_between, run_recipe
 from reactstate.state.state import State
 from reactstate.state.timeline import action_of, check_labels, check_tags
@@ -393,6 +394,6 @@ def _expect_version(base: Record[Any] | None, expected: int) -> None:
     if found != expected:
         nothing: StateChange[Any] = StateChange(0, _DELETE, None, [], 0, None, None, None)
         raise ConflictError(
-            f"version {expected} was expected, but the state is at version {found}; read it and try again",
+            f"version {version_text(expected)} was expected, but the state is at version {found}; read it and try again",
             current=VersionedState[Any](None, nothing, 0) if base is None else base.versioned(),
         )

@@ -100,7 +100,7 @@ class Compactor:
         try:
             await self._replace(head.bases[0].id, kept[0].id, base, guard)
         except (ConflictError, _Superseded) as exc:
-            await self._chunks.remove(await self._chunks.keys(self._layout.base_stem(base.id)))
+            await self._discard(base)
             raise _Superseded from exc
         return [base.id for base in head.bases[: len(head.bases) - len(kept) + 1]]
 
@@ -132,6 +132,13 @@ class Compactor:
         data = await asyncio.to_thread(self._layout.pack_base, made, document)
         count, guard = await self._chunks.write(self._layout.base_stem(made), data)
         return Base(made, version, count, len(data), schema), guard
+
+    async def _discard(self, base: Base) -> None:
+        """Remove the chunks of a base that nothing came to name; what stays is left to a later sweep."""
+        try:
+            await self._chunks.remove(await self._chunks.keys(self._layout.base_stem(base.id)))
+        except ReactStateError as exc:
+            _LOGGER.warning("a base that came too late under %r could not be removed: %s", self._layout.key, exc)
 
     # --- a new era ----------------------------------------------------------------------------------------------
 
@@ -174,7 +181,7 @@ class Compactor:
         try:
             made = await self._head.swap(plan, applied)
         except ConflictError:
-            await self._chunks.remove(await self._chunks.keys(self._layout.base_stem(base.id)))
+            await self._discard(base)
             raise
         await self.sweep(dropped)
         return made
