@@ -153,19 +153,36 @@ async def _pickled_size(bench: Bench) -> AsyncIterator[Sample]:
 # --- checkpoints ------------------------------------------------------------------------------------------------
 
 
-@asynccontextmanager
-async def _filled(size: int) -> AsyncIterator[Any]:
-    from reactstate import open_store
+class _Shared:
+    """A store of *size* entries that several contenders hold at once, since filling it takes a while."""
 
-    async with open_store("memory:") as store:
-        await store._load(batches(size), revision=0, replace=True)
-        yield store
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._users = 0
+        self._store: Any = None
+
+    async def __aenter__(self) -> Any:
+        from reactstate import open_store
+
+        if self._users == 0:
+            self._store = await open_store("memory:")
+            await self._store._load(batches(self._size), revision=0, replace=True)
+        self._users += 1
+        return self._store
+
+    async def __aexit__(self, *_: object) -> None:
+        self._users -= 1
+        if self._users == 0:
+            await self._store.aclose()
+
+
+_filled = {size: _Shared(size) for size in (_THOUSAND, _HUNDRED, _ALL)}
 
 
 @contender("MemoryStore", Role.OURS, _SAVE_1K, _SAVE_100K, _SAVE_1M)
 async def _checkpoint(bench: Bench) -> AsyncIterator[Sample]:
     path = bench.path() / "saved"
-    async with _filled(bench.size) as store:
+    async with _filled[bench.size] as store:
 
         async def sample() -> float:
             start = perf_counter()
@@ -180,7 +197,7 @@ async def _restore(bench: Bench) -> AsyncIterator[Sample]:
     from reactstate import open_store
 
     path = bench.path() / "saved"
-    async with _filled(bench.size) as store:
+    async with _filled[bench.size] as store:
         await store.checkpoint(path)
 
     async def sample() -> float:
@@ -197,7 +214,7 @@ async def _restore(bench: Bench) -> AsyncIterator[Sample]:
 @contender("MemoryStore", Role.OURS, _FILE)
 async def _size(bench: Bench) -> AsyncIterator[Sample]:
     path = bench.path() / "saved"
-    async with _filled(bench.size) as store:
+    async with _filled[bench.size] as store:
         size: int = await store.checkpoint(path)
 
     async def sample() -> float:
@@ -219,7 +236,7 @@ async def _traced(work: Awaitable[Any]) -> float:
 @contender("MemoryStore", Role.OURS, _PEAK)
 async def _peak(bench: Bench) -> AsyncIterator[Sample]:
     path = bench.path() / "saved"
-    async with _filled(bench.size) as store:
+    async with _filled[bench.size] as store:
 
         async def sample() -> float:
             return await _traced(store.checkpoint(path))
@@ -253,7 +270,7 @@ async def _longest_wait(turn: Callable[[], Awaitable[Any]], work: Awaitable[Any]
 async def _held(bench: Bench) -> AsyncIterator[Sample]:
     path = bench.path() / "saved"
     places = random.Random(4)
-    async with _filled(bench.size) as store:
+    async with _filled[bench.size] as store:
 
         async def write() -> None:
             await store.put(key(places.randrange(bench.size)), VALUE)
@@ -269,7 +286,7 @@ async def _held_load(bench: Bench) -> AsyncIterator[Sample]:
     from reactstate import open_store
 
     path = bench.path() / "saved"
-    async with _filled(bench.size) as store:
+    async with _filled[bench.size] as store:
         await store.checkpoint(path)
 
     async def sample() -> float:

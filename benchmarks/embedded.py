@@ -1,7 +1,6 @@
 """Rows ``embedded``, ``unsynced`` and ``commit``: entries in files, read, written, and written for good.
 
-Reads pick one of 100,000 entries that no cache has to be filled with first. A puts' batch, and a commit, are what the
-hand-written floors do in one transaction.
+Every store holds 100,000 entries, in files that are in the operating system's cache.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import closing
+from contextlib import asynccontextmanager, closing
 from itertools import count
 from pathlib import Path
 from time import perf_counter
@@ -150,10 +149,11 @@ def _diskcache(path: Path, **settings: Any) -> Any:
 
 @contender("py-key-value, diskcache", Role.PEER, _SQLITE_50, _SQLITE_99)
 async def _py_key_value_get(bench: Bench) -> AsyncIterator[Sample]:
-    async for store in _py_key_value(bench.path()):
+    async with _py_key_value(bench.path()) as store:
         yield _awaited_reads(bench.size, store.get)
 
 
+@asynccontextmanager
 async def _py_key_value(path: Path) -> AsyncIterator[Any]:
     from diskcache import Cache
     from key_value.aio.stores.disk import DiskStore
@@ -167,6 +167,7 @@ async def _py_key_value(path: Path) -> AsyncIterator[Any]:
         yield store
 
 
+@asynccontextmanager
 async def _opened(url: str) -> AsyncIterator[Any]:
     from reactstate import open_store
 
@@ -177,13 +178,13 @@ async def _opened(url: str) -> AsyncIterator[Any]:
 
 @contender("sqlite: store", Role.OURS, _SQLITE_50, _SQLITE_99)
 async def _ours_sqlite_get(bench: Bench) -> AsyncIterator[Sample]:
-    async for store in _opened(f"sqlite:{bench.path() / 'entries.db'}"):
+    async with _opened(f"sqlite:{bench.path() / 'entries.db'}") as store:
         yield _awaited_reads(bench.size, store.get)
 
 
 @contender("lmdb: store", Role.OURS, _LMDB_50, _LMDB_99)
 async def _ours_lmdb_get(bench: Bench) -> AsyncIterator[Sample]:
-    async for store in _opened(f"lmdb:{bench.path() / 'entries.lmdb'}"):
+    async with _opened(f"lmdb:{bench.path() / 'entries.lmdb'}") as store:
         yield _awaited_reads(bench.size, store.get)
 
 
@@ -248,27 +249,27 @@ async def _diskcache_put(bench: Bench) -> AsyncIterator[Sample]:
 
 @contender("py-key-value, diskcache", Role.PEER, _SQLITE_FEW, _SQLITE_ALL)
 async def _py_key_value_put(bench: Bench) -> AsyncIterator[Sample]:
-    async for store in _py_key_value(bench.path()):
+    async with _py_key_value(bench.path()) as store:
         document = {"value": VALUE.decode()}
         yield _by_tasks(bench, _EACH, lambda wanted: store.put(wanted, document), shuffled_keys(bench.size))
 
 
 @contender("sqlite: store", Role.OURS, _SQLITE_FEW, _SQLITE_ALL)
 async def _ours_sqlite_put(bench: Bench) -> AsyncIterator[Sample]:
-    async for store in _opened(f"sqlite:{bench.path() / 'entries.db'}?durability=never"):
+    async with _opened(f"sqlite:{bench.path() / 'entries.db'}?durability=never") as store:
         yield _by_tasks(bench, _EACH, lambda wanted: store.put(wanted, VALUE), shuffled_keys(bench.size))
 
 
 @contender("lmdb: store", Role.OURS, _LMDB_FEW, _LMDB_ALL)
 async def _ours_lmdb_put(bench: Bench) -> AsyncIterator[Sample]:
-    async for store in _opened(f"lmdb:{bench.path() / 'entries.lmdb'}?durability=never"):
+    async with _opened(f"lmdb:{bench.path() / 'entries.lmdb'}?durability=never") as store:
         yield _by_tasks(bench, _EACH, lambda wanted: store.put(wanted, VALUE), shuffled_keys(bench.size))
 
 
 # --- committing, durably ----------------------------------------------------------------------------------------
 
 
-class _Conflict(Exception):
+class _ConflictError(Exception):
     pass
 
 
@@ -285,7 +286,7 @@ class _Transfers:
         names = key(number), key(number + 1)
         for name in names:
             if self._execute(_REVISION, (name,)).fetchone() != (self._revisions[number],):
-                raise _Conflict
+                raise _ConflictError
         self._revisions[number] = next(self._numbers)
         for name in names:
             self._execute(_UPSERT, (name, VALUE, self._revisions[number]))
@@ -359,7 +360,7 @@ async def _diskcache_commit(bench: Bench) -> AsyncIterator[Sample]:
 async def _ours_commit(bench: Bench) -> AsyncIterator[Sample]:
     from reactstate import ANY, Put, Step
 
-    async for store in _opened(f"sqlite:{bench.path() / 'entries.db'}"):
+    async with _opened(f"sqlite:{bench.path() / 'entries.db'}") as store:
         revisions: dict[int, int] = {}
 
         async def transfer(number: int) -> None:

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
 __all__ = ["VALUE", "batches", "key", "shuffled_keys", "value"]
 
-VALUE = b'{"owner":"user-00000001","balance":7919,"currency":"EUR"}'.ljust(64)
 _BATCH = 10_000
 
 
@@ -22,8 +21,12 @@ def key(number: int) -> str:
 
 
 def value(number: int) -> bytes:
-    """Return the value of entry *number*: 64 bytes that differ from entry to entry."""
-    return (b'{"owner":"user-%08d","balance":%d}' % (number, number * 7919 % 100_003)).ljust(64)
+    """Return the value of entry *number*: 64 bytes, a third of which no compression foresees."""
+    token = number * 0x9E3779B97F4A7C15 % (1 << 64)
+    return (b'{"owner":"%08d","token":"%016x","balance":%d}' % (number, token, token % 9973)).ljust(64)
+
+
+VALUE = value(4_711)
 
 
 def shuffled_keys(size: int) -> Iterator[str]:

@@ -165,7 +165,7 @@ async def _ours(bench: Bench) -> AsyncIterator[_Library]:
         yield _Library("await store.get(key)", "await store.put(key, value)", store.delete, store=store)
 
 
-class _Conflict(Exception):
+class _ConflictError(Exception):
     pass
 
 
@@ -177,13 +177,13 @@ async def _two_dicts(bench: Bench) -> AsyncIterator[Sample]:
 
     async def commit(*steps: tuple[str, bytes, int]) -> int:
         nonlocal newest
-        for key, _, expected in steps:
-            if revisions.get(key) != expected:
-                raise _Conflict
+        for name, _, expected in steps:
+            if revisions.get(name) != expected:
+                raise _ConflictError
         newest += 1
-        for key, value, _ in steps:
-            values[key] = value
-            revisions[key] = newest
+        for name, value, _ in steps:
+            values[name] = value
+            revisions[name] = newest
         return newest
 
     async def turn() -> None:

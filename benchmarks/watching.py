@@ -9,7 +9,8 @@ import asyncio
 import random
 import sys
 from asyncio.subprocess import PIPE
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from statistics import median
 from time import monotonic, perf_counter
 
@@ -27,72 +28,85 @@ _EVENTS = 300
 _FAR_EVENTS = 30
 
 
+class _Watcher:
+    """A task that takes the time at each event of *events*."""
+
+    def __init__(self, events: AsyncIterator[object]) -> None:
+        self._seconds: list[float] = []
+        self._start = 0.0
+        self._told = asyncio.Event()
+        self._task = asyncio.create_task(self._watch(events))
+
+    async def _watch(self, events: AsyncIterator[object]) -> None:
+        async for _ in events:
+            self._seconds.append(perf_counter() - self._start)
+            self._told.set()
+
+    async def measure(self, cause: Callable[[], Awaitable[object]]) -> float:
+        """Return the median of the times from before *cause* until its event is there."""
+        for _ in range(_EVENTS):
+            await asyncio.sleep(0)  # so that it waits again
+            self._told.clear()
+            self._start = perf_counter()
+            await cause()
+            await self._told.wait()
+        return median(self._seconds)
+
+    async def end(self) -> None:
+        await self._task
+
+
 @contender("a future set by hand", Role.FLOOR, _HERE, _SQLITE)
 async def _future(_: Bench) -> AsyncIterator[Sample]:
     loop = asyncio.get_running_loop()
 
     async def sample() -> float:
-        seconds: list[float] = []
         waiting = loop.create_future()
 
-        async def watch() -> None:
+        async def events() -> AsyncIterator[None]:
             nonlocal waiting
             for _ in range(_EVENTS):
                 await waiting
-                seconds.append(perf_counter() - start)
                 waiting = loop.create_future()
+                yield
 
-        task = asyncio.create_task(watch())
-        for told in range(_EVENTS):
-            await asyncio.sleep(0)
-            start = perf_counter()
+        async def tell() -> None:
             waiting.set_result(None)
-            while len(seconds) == told:
-                await asyncio.sleep(0)
-        await task
-        return median(seconds)
+
+        watcher = _Watcher(events())
+        figure = await watcher.measure(tell)
+        await watcher.end()
+        return figure
 
     yield sample
 
 
-async def _within(url: str) -> AsyncIterator[Sample]:
+@asynccontextmanager
+async def _watched(url: str) -> AsyncIterator[Sample]:
     from reactstate import open_store
 
     async with open_store(url) as store:
 
         async def sample() -> float:
-            seconds: list[float] = []
             events = store.watch("account/")
-            told = asyncio.Event()
-
-            async def watch() -> None:
-                async for _ in events:
-                    seconds.append(perf_counter() - start)
-                    told.set()
-
-            task = asyncio.create_task(watch())
-            for _ in range(_EVENTS):
-                await asyncio.sleep(0)
-                told.clear()
-                start = perf_counter()
-                await store.put("account/1", VALUE)
-                await told.wait()
+            watcher = _Watcher(events)
+            figure = await watcher.measure(lambda: store.put("account/1", VALUE))
             await events.aclose()
-            await task
-            return median(seconds)
+            await watcher.end()
+            return figure
 
         yield sample
 
 
 @contender("MemoryStore", Role.OURS, _HERE)
 async def _memory(_: Bench) -> AsyncIterator[Sample]:
-    async for sample in _within("memory:"):
+    async with _watched("memory:") as sample:
         yield sample
 
 
 @contender("sqlite (each put is on disk)", Role.OURS, _SQLITE)
 async def _sqlite(bench: Bench) -> AsyncIterator[Sample]:
-    async for sample in _within(f"sqlite:{bench.path() / 'watched.db'}"):
+    async with _watched(f"sqlite:{bench.path() / 'watched.db'}") as sample:
         yield sample
 
 

@@ -37,6 +37,8 @@ from reactstate.errors import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from reactstate.codec.encryption import Encryption
     from reactstate.codec.formats import Buffer
 
@@ -149,18 +151,38 @@ class Codec:
         """
         if not self._format.checks_types:
             check_document(document)
+        return self.writer(schema)(document)
+
+    def writer(self, schema: dict[str, int]) -> Callable[[Any], bytes]:
+        """Return a function that writes one document after the other under *schema*, as ``encode`` does but faster.
+
+        For documents that the library made: as with ``encode_document``, their values are not looked at one by one.
+
+        Raises:
+            CodecError: *schema* is empty or not made of names and ints; the function raises it for a document that the
+                format cannot hold.
+        """
         if not _is_schema(schema):
             raise CodecError("a schema has at least the root type, and maps type names to whole numbers from 0")
-        payload = self._format.encode(document)
         try:
             names = orjson.dumps(schema)
         except TypeError as exc:
             raise CodecError(f"the schema cannot be written: {exc}") from exc
         identity = _MAGIC + bytes((_VERSION, self._format.number))
-        sealed = self.seal(payload, identity + names)
-        head = _HEADER.pack(_MAGIC, _VERSION, self._format.number, len(names), len(sealed), 0)[:_CHECKSUM_AT]
-        crc = zlib.crc32(sealed, zlib.crc32(names, zlib.crc32(head)))
-        return b"".join((head, crc.to_bytes(4, "big"), names, sealed))
+        head = identity + len(names).to_bytes(4, "big")
+        head_crc = zlib.crc32(head)
+        to_bytes = self._format.encode
+        plain = not self._compression.number and self.encryption is None
+        associated = identity + names
+
+        def write(document: Any) -> bytes:
+            payload = to_bytes(document)
+            sealed = _PLAIN + payload if plain else self.seal(payload, associated)
+            length = len(sealed).to_bytes(8, "big")
+            crc = zlib.crc32(sealed, zlib.crc32(names, zlib.crc32(length, head_crc)))
+            return b"".join((head, length, crc.to_bytes(4, "big"), names, sealed))
+
+        return write
 
     def decode(self, data: Buffer) -> Decoded:
         """Return what the envelope *data* holds, whichever way it was written.

@@ -186,7 +186,7 @@ class Committer(Generic[S]):
         """Append what is to be flushed, or as much of it as can be stored."""
         while True:
             try:
-                written = self._persistence.append(self._records(), self._schema)
+                written = self._append(self._records())
             except Exception as exc:  # a record that cannot be stored, or a persistence that takes none
                 if self._flushing > 1 and _is_of_one(exc):
                     self._flushing //= 2
@@ -195,6 +195,9 @@ class Committer(Generic[S]):
                 return
             self._watch(written, self._done)
             return
+
+    def _append(self, records: list[Record]) -> Awaitable[None]:
+        return self._persistence.append(records, self._schema)
 
     def _records(self) -> list[Record]:
         records: list[Record] = []

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, TypeVarTuple, overload
 from reactstate.clock import Clock, SystemClock
 from reactstate.container.delivery import process_changes
 from reactstate.container.edit import Edit
-from reactstate.container.expect import NotExpectedError, expect_same, expect_version, refuse_guard
+from reactstate.container.expect import NotExpectedError, check_guarded, expect_same, expect_version
 from reactstate.container.follower import confirm
 from reactstate.container.lifecycle import IN_RECIPE, Lifecycle
 from reactstate.container.opening import begin, check_config, load
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from reactstate.container.delivery import Delivery
     from reactstate.container.snapshots import SnapshotInfo
     from reactstate.kv.store import KeyValueStore
-    from reactstate.kv.transaction import StoreTransaction
+    from reactstate.kv.transaction import Guard, StoreTransaction
     from reactstate.persistence.protocol import StatePersistence
     from reactstate.state.config import StateConfig
     from reactstate.state.patch import Patch
@@ -165,7 +165,7 @@ class StateContainer(Lifecycle[S]):
         action: str | None = None,
         tags: Mapping[str, Any] | None = None,
         expected_version: int | None = None,
-        guard: Any = None,
+        guard: Guard | None = None,
     ) -> Coroutine[Any, Any, VersionedState[S]]:
         """Change the state by *recipe*; return what is current once it is durable and visible.
 
@@ -177,13 +177,15 @@ class StateContainer(Lifecycle[S]):
             action: What is done (default: the recipe's name).
             tags: Anything else worth keeping with the change: str keys, scalar values.
             expected_version: Only change this version.
-            guard: A lock whose holder alone may write; needs a store.
+            guard: A lock in the same store, whose holder alone may write.
 
         Raises:
             StateValidationError: A value does not fit.
             TransitionError: ``check_transition`` refused the change.
             ConflictError: The state is not of *expected_version*.
             StateNotFoundError: There is no state.
+            LeaseLostError: The lock of *guard* is held no longer; nothing was changed.
+            UnsupportedError: *guard* is a lock of another store, or there is no store.
             WrongContextError: It was called inside a recipe, or on another event loop.
             StorageError: It could not be written; nothing was changed.
             UnknownOutcomeError: It may or may not be on disk; the persistence must be opened anew.
@@ -191,10 +193,10 @@ class StateContainer(Lifecycle[S]):
         if self._refusal is not None:
             self._check_call()
         if guard is not None:
-            refuse_guard()
+            check_guarded(guard, self._persistence.store)
         if expected_version is not None:
             check_version(expected_version, "expected_version")
-        return self._update(recipe, args, actor, action, tags, expected_version)
+        return self._update(recipe, args, actor, action, tags, expected_version, guard)
 
     async def _update(
         self,
@@ -204,6 +206,7 @@ class StateContainer(Lifecycle[S]):
         action: str | None,
         tags: Mapping[str, Any] | None,
         expected_version: int | None,
+        guard: Guard | None = None,
     ) -> VersionedState[S]:
         # The path of ``_commit``, written out: it is the one that everything goes through.
         if get_running_loop() is not self._loop or self._closed:
@@ -245,6 +248,8 @@ class StateContainer(Lifecycle[S]):
                     self._consider_snapshot(change)
                 return VersionedState(state, change, timeline._created_ns)
             change = timeline.push(_UPDATE, state, edits, actor, action, tags)
+            if guard is not None and self._sharing is not None:
+                self._sharing.guard(change, guard)
             made = await committer.wait(change)
             if made is not None:
                 return made

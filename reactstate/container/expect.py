@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from reactstate.errors import ConflictError, UnsupportedError
 from reactstate.state.document import states_equal
@@ -11,23 +11,33 @@ from reactstate.state.history import check_version
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from reactstate.kv.store import KeyValueStore
+    from reactstate.kv.transaction import Guard
     from reactstate.state.state import State
     from reactstate.state.timeline import Timeline
 
-__all__ = ["NotExpectedError", "expect_same", "expect_version", "refuse_guard"]
+__all__ = ["NotExpectedError", "check_guarded", "expect_same", "expect_version"]
 
 
 class NotExpectedError(ConflictError):
     """What ``compare_and_swap`` expected is not there; told apart from a recipe's own ConflictError."""
 
 
-def refuse_guard() -> NoReturn:
-    """Refuse a guard, which nothing here could check."""
-    raise UnsupportedError(
-        "guard= needs a lock in the same store as the state; this container has no store",
-        layer="container",
-        capability="FENCING",
-    )
+def check_guarded(guard: Guard, store: KeyValueStore | None) -> None:
+    """Refuse a guard that could not be checked in the commits to *store*.
+
+    Raises:
+        UnsupportedError: There is no store, or it is a lock of another one.
+    """
+    if store is None:
+        raise UnsupportedError(
+            "guard= needs a lock in the same store as the state; this container has no store",
+            layer="container",
+            capability="FENCING",
+        )
+    from reactstate.locks.guard import check_guard
+
+    check_guard(guard, store)
 
 
 def expect_version(expected: int | None) -> Callable[[Timeline[Any]], None] | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from reactstate.container.commit import Committer
 from reactstate.container.follower import follow
 from reactstate.container.stored import fill
-from reactstate.errors import InvalidKeyError, SettingsError, StateValidationError
+from reactstate.errors import InvalidKeyError, SettingsError, StateValidationError, UnsupportedError
 from reactstate.persistence.memory import MemoryPersistence
 from reactstate.persistence.protocol import StatePersistence
 from reactstate.state.config import StateConfig
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from reactstate.container.container import StateContainer
     from reactstate.container.stored import Bridge
     from reactstate.kv.store import KeyValueStore
+    from reactstate.locks.manager import Locks
     from reactstate.persistence.protocol import Loaded
 
 __all__ = ["begin", "check_config", "load"]
@@ -40,6 +41,7 @@ def begin(initial: S, config: StateConfig, clock: Clock) -> Timeline[S]:
     if not isinstance(initial, State):  # pyright: ignore[reportUnnecessaryIsInstance] - states come from callers
         raise StateValidationError(f"a container holds a State, not a {type(initial).__name__}")
     check_state_value(type(initial), initial)
+    config.check_alone()
     return Timeline(type(initial), clock, config.history_size, config.history_retention)
 
 
@@ -90,11 +92,13 @@ async def load(
         rebase, bridge = (False, None) if loaded is None else await asyncio.to_thread(fill, timeline, loaded)
         container._setup(timeline, kept, config, clock, deadline)
         container._check_loop()
+        if not kept.shared:
+            config.check_alone()
         if kept.read_only:
             container._following = container._spawn(follow(container, loaded))
             return
         if kept.shared:
-            await _share(container, loaded, clock, deadline, rebase=rebase, bridge=bridge)
+            await _share(container, loaded, config, clock, deadline, rebase=rebase, bridge=bridge)
         elif not isinstance(kept, MemoryPersistence):
             container._committer = Committer(timeline, kept, container._shown, rebase=rebase, bridge=bridge)
         if initial is not None and timeline.version == 0:
@@ -111,6 +115,7 @@ async def load(
 async def _share(
     container: StateContainer[S],
     loaded: Loaded | None,
+    config: StateConfig,
     clock: Clock,
     deadline: float,
     *,
@@ -119,12 +124,31 @@ async def _share(
 ) -> None:
     from reactstate.container.sharing import SharedCommitter, follow_store
 
-    committer = SharedCommitter(
-        container, container._persistence, clock, deadline, loaded, rebase=rebase, bridge=bridge
-    )
+    arguments: Any = (container, container._persistence, clock, deadline, loaded)
+    committer: SharedCommitter[S]
+    if config.concurrency == "pessimistic":
+        from reactstate.container.exclusive import ExclusiveCommitter
+
+        committer = ExclusiveCommitter(*_lock_of(container, clock, deadline), *arguments, rebase=rebase, bridge=bridge)
+    else:
+        committer = SharedCommitter(*arguments, rebase=rebase, bridge=bridge)
     container._committer = container._sharing = committer
     container._following = container._spawn(follow_store(container, committer))
     await committer.confirm()
+
+
+def _lock_of(container: StateContainer[Any], clock: Clock, deadline: float) -> tuple[Locks, str]:
+    """Return where the lock of a shared state is, and its name."""
+    from reactstate.kv.protocol import Capability
+    from reactstate.locks.manager import Locks
+
+    store, place = container._persistence.store, container._persistence.cursor_place("writer")
+    if store is None or place is None:
+        raise UnsupportedError(
+            "this persistence shares no store to keep a lock in", layer="container", capability="LOCKS"
+        )
+    store.require('concurrency="pessimistic"', Capability.LOCKS, Capability.FENCING, Capability.WATCH)
+    return Locks(store, clock=clock, deadline=deadline, namespace="~state"), place[1]
 
 
 def _type_and_state(initial_or_type: Any) -> tuple[type[Any], Any]:

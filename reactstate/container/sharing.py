@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import logging
 import random
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from reactstate.container.commit import Committer, twin_of
@@ -47,9 +48,11 @@ from reactstate.state.timeline import Timeline
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Awaitable
 
     from reactstate.clock import Clock
     from reactstate.container.lifecycle import Lifecycle
+    from reactstate.kv.transaction import Guard
     from reactstate.persistence.protocol import Loaded, Record, StatePersistence
     from reactstate.state.change import StateChange
 
@@ -84,6 +87,7 @@ class SharedCommitter(Committer[S]):
         "_deadline",
         "_failed",
         "_failure",
+        "_guards",
         "_losing_since",
         "_losses",
         "_raw",
@@ -112,6 +116,7 @@ class SharedCommitter(Committer[S]):
         self._failed = 0
         self._failure: Exception | None = None
         self._adrift = False
+        self._guards: dict[int, Guard] = {}
         self._raw: tuple[Any, dict[str, int]] | None = None
         if loaded is not None and (rebase or bridge is not None):
             self._raw = (loaded.head.document, loaded.head.schema)
@@ -164,9 +169,28 @@ class SharedCommitter(Committer[S]):
             return
         super()._flush()
 
+    def guard(self, change: StateChange[S], guard: Guard) -> None:
+        """Let *change*, which was just pushed, be written only while *guard* holds its lock."""
+        self._guards[change._version] = guard
+
     def _write(self) -> None:
         self._begin_round()
+        if self._guards:
+            self._flushing = self._guarded_alike()
         super()._write()
+
+    def _guarded_alike(self) -> int:
+        """Return how many of the changes that are to be flushed have the guard of the first: they fail together."""
+        guards, pending = self._guards, self._timeline.pending
+        first = guards.get(pending[0]._version)
+        alike = takewhile(lambda change: guards.get(change._version) is first, islice(pending, self._flushing))
+        return sum(1 for _ in alike)
+
+    def _append(self, records: list[Record]) -> Awaitable[None]:
+        guard = self._guards.get(records[0].version) if self._guards else None
+        if guard is None:
+            return super()._append(records)
+        return self._persistence.append_guarded(records, self._schema, guard)
 
     def _begin_round(self) -> None:
         self._round += 1
@@ -191,8 +215,12 @@ class SharedCommitter(Committer[S]):
             self._losses = 0
             self._raw = None
             self._end_round()
+            for change in islice(self._timeline.pending, self._flushing) if self._guards else ():
+                self._guards.pop(change._version, None)
         elif isinstance(error, UnavailableError | UnknownOutcomeError):
             self._fail_round(error)
+        if error is not None:
+            self._guards.clear()
         super()._done(error)
 
     def _rebased(self, error: Exception | None) -> None:
@@ -206,9 +234,18 @@ class SharedCommitter(Committer[S]):
             await self._pause()
             await self._catch_up(lost=True)
         except Exception as exc:  # passed on to those who wait
-            error = exc if isinstance(exc, ReactStateError) else self._unstorable(exc)
-            self._flushing = len(self._timeline.pending)
-            super()._done(error)
+            self._fail_all(exc)
+
+    def _hold_flushes(self) -> None:
+        """Let nothing be written until ``_release``."""
+        self._flushing = _CATCHING
+
+    def _fail_all(self, exc: Exception) -> None:
+        """Pass *exc* on to everybody who waits for a write."""
+        error = exc if isinstance(exc, ReactStateError) else self._unstorable(exc)
+        self._flushing = len(self._timeline.pending)
+        self._guards.clear()
+        super()._done(error)
 
     async def _pause(self) -> None:
         self._losses += 1
@@ -355,6 +392,7 @@ class SharedCommitter(Committer[S]):
         if not self._timeline.pending:
             return
         self._timeline.withdraw()
+        self._guards.clear()
         waiting, self._waiting = self._waiting, []
         for future in waiting:
             if not future.done():

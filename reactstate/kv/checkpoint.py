@@ -80,7 +80,7 @@ async def write_checkpoint(
     try:
         async with store.snapshot() as view:
             await threads.run(file.begin, store._clock.time_ns(), store.engine, view.revision)
-            async for batch in view.batches(_CHUNK_ENTRIES):
+            async for batch in view.batches(_CHUNK_ENTRIES, revisions=False):
                 for part in _parts(batch):
                     chunk = Chunk(part)
                     file.note(chunk)

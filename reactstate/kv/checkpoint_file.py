@@ -231,8 +231,9 @@ def _sync_directory(path: str) -> None:
 def _failing(verb: str, path: str) -> Generator[None]:
     try:
         yield
-    except OSError as exc:
-        raise StorageError(f"the checkpoint {path} could not be {verb}: {exc.strerror or exc}", path=path) from exc
+    except (OSError, ValueError) as exc:  # a path with what no path can hold is a ValueError
+        reason = getattr(exc, "strerror", None) or exc
+        raise StorageError(f"the checkpoint {path} could not be {verb}: {reason}", path=path) from exc
 
 
 # --- reading ----------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from reactstate.errors import CompactedError, CorruptionError, StorageError
+from reactstate.errors import CompactedError, CorruptionError, StorageError, UnavailableError
 from reactstate.kv.changelog import decode_changes
 from reactstate.kv.watching import cursor_at
 
@@ -80,6 +80,8 @@ class TableFeed:
             CorruptionError: The log is damaged.
         """
         self._check()
+        if revision < 0:  # a cursor in the middle of revision 0, which had no events
+            self._check_floor(revision, gap=True)
         reader = self._table.latest
         commits: list[Changes] = []
         events, place = 0, revision
@@ -87,9 +89,13 @@ class TableFeed:
             rows = reader.log(place, _LOG_ROWS)
             for last, _, row in rows:
                 found = [commit for commit in decode_changes(last, row) if commit[0] > revision]
+                if commits and found and found[0][0] != commits[-1][0] + 1:
+                    return commits  # what was trimmed between two readings is missed when the next ones are asked for
                 commits.extend(found)
                 events += sum(len(changes) for _, changes in found)
                 place = last
+                if events >= limit:  # a row can hold very many, whose decoding holds the event loop up
+                    break
             if len(rows) < _LOG_ROWS:
                 break
         # revisions follow each other without a gap, but for what was trimmed (perhaps since the rows were read)
@@ -134,7 +140,7 @@ class TableFeed:
         """Say whether another process may have committed since the last look."""
         try:
             token = self._table.token()
-        except StorageError:
+        except (StorageError, UnavailableError):
             return True  # the watches find out when they read
         changed = token != self._token
         self._token = token

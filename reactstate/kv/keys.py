@@ -36,19 +36,25 @@ class StateKey:
         '2026/17'
     """
 
-    __slots__ = ("id", "kind", "namespace", "tenant")
+    __slots__ = ("_text", "id", "kind", "namespace", "tenant")
 
     def __init__(self, namespace: str, tenant: str, kind: str, id: str) -> None:  # noqa: A002 - the public name
-        for name, part in (("namespace", namespace), ("tenant", tenant), ("kind", kind), ("id", id)):
-            if not isinstance(part, str):  # pyright: ignore[reportUnnecessaryIsInstance] - parts come from callers
-                raise InvalidKeyError(f"the {name} of a key is text, not a {type(part).__name__}")
+        if not (type(namespace) is type(tenant) is type(kind) is type(id) is str):
+            for name, part in (("namespace", namespace), ("tenant", tenant), ("kind", kind), ("id", id)):
+                if not isinstance(part, str):  # pyright: ignore[reportUnnecessaryIsInstance] - parts come from callers
+                    raise InvalidKeyError(f"the {name} of a key is text, not a {type(part).__name__}")
         self.namespace: str = namespace
         self.tenant: str = tenant
         self.kind: str = kind
         self.id: str = id
+        # Layers that look keys up all day read the text; it is put together once.
+        text = f"{namespace}/{tenant}/{kind}/{id}"
+        if "%" in text or text.count("/") != _PARTS - 1:
+            text = "/".join(map(_escape, (namespace, tenant, kind, id)))
+        self._text: str = text
 
     def __str__(self) -> str:
-        return "/".join(map(_escape, (self.namespace, self.tenant, self.kind, self.id)))
+        return self._text
 
     @staticmethod
     def prefix(*parts: str) -> str:
@@ -78,10 +84,10 @@ class StateKey:
         return found
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, StateKey) and str(self) == str(other)
+        return isinstance(other, StateKey) and self._text == other._text
 
     def __hash__(self) -> int:
-        return hash(str(self))
+        return hash(self._text)
 
     def __repr__(self) -> str:
         return f"StateKey({self.namespace!r}, {self.tenant!r}, {self.kind!r}, {self.id!r})"

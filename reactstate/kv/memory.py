@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from reactstate.clock import SystemClock
@@ -149,7 +150,7 @@ class MemoryStore(KeyValueStore):
             return self._get(key)
         self._hits += 1
         # Made without __init__, whose call would take half of the time.
-        entry = _new(Entry)
+        entry = _blank()
         entry.key = key
         entry.value = value
         entry.revision = table.revisions[key]
@@ -246,7 +247,7 @@ class MemoryStore(KeyValueStore):
                 if self._waiters._futures:
                     self._waiters.wake()
                 self._puts += 1
-                entry = _new(Entry)
+                entry = _blank()
                 entry.key = key
                 entry.value = value
                 entry.revision = revision
@@ -330,7 +331,7 @@ class MemoryStore(KeyValueStore):
                 table.remove(key, revision)
                 continue
             table.write(key, value, revision, deadline)
-            entry = entries[key] = _new(Entry)
+            entry = entries[key] = _blank()
             entry.key = key
             entry.value = value
             entry.revision = revision
@@ -443,9 +444,9 @@ class MemoryStore(KeyValueStore):
 
     async def _load(self, batches: AsyncIterator[Batch], *, revision: int, replace: bool) -> int:
         self._refuse_load(replace=replace)
-        table = await loaded(batches, self.limits)
+        table = await loaded(batches, self.limits, max(revision, self._table.revision) + 1)
         self._refuse_load(replace=replace)
-        table.settle(max(revision, self._table.revision) + 1)
+        table.settle(max(revision, self._table.revision) + 1)  # another one if somebody wrote meanwhile
         self._table = table
         self._log = self._new_log(table.revision)
         self._waiters.wake()
@@ -471,8 +472,11 @@ class MemoryStore(KeyValueStore):
         tasks = [task for task in (self._cleaner, self._sweeper) if task is not None and not task.done()]
         for task in tasks:
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        # a fixture may close the store on another loop, while nothing goes on on the one that it was used on
+        loop = asyncio.get_running_loop()
+        ending = [task for task in tasks if task.get_loop() is loop]
+        if ending:
+            await asyncio.wait(ending)
 
 
-_new: Callable[[type[Entry]], Entry] = object.__new__
+_blank: Callable[[], Entry] = partial(object.__new__, Entry)

@@ -138,8 +138,8 @@ def plan(table: Versions, steps: Sequence[Step], now_ms: int) -> list[Write]:
     return work
 
 
-async def loaded(batches: AsyncIterator[Batch], limits: Limits) -> Versions:
-    """Return a new table of *batches*, which is to be settled.
+async def loaded(batches: AsyncIterator[Batch], limits: Limits, revision: int) -> Versions:
+    """Return a new table of *batches*, which is to be settled; that is quick if it is by *revision*.
 
     Raises:
         InvalidKeyError: A key is none.
@@ -150,9 +150,10 @@ async def loaded(batches: AsyncIterator[Batch], limits: Limits) -> Versions:
         if max(map(len, batch.keys), default=0) * 4 > limits.max_key_bytes:
             for key in batch.keys:
                 check_key(key, limits)
-        if max(map(len, batch.values), default=0) > limits.max_value_bytes:
+        size = sum(map(len, batch.values))
+        if size > limits.max_value_bytes:  # else none of them can be
             for value in batch.values:
                 check_value(value, limits)
-        table.fill(batch.keys, batch.values, batch.deadlines)
+        table.fill(batch.keys, batch.values, batch.deadlines, revision, size)
         await asyncio.sleep(0)
     return table

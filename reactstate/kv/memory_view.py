@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from itertools import repeat
+from itertools import islice, repeat
 from typing import TYPE_CHECKING, Final, Protocol
 
 from reactstate.errors import ClosedError
@@ -186,7 +186,7 @@ class MemoryView(ReadView):
         """Iterate over the entries in key order; see ``KeyValueStore.scan``."""
         return entries_of(self, prefix, start, end, limit, reverse=reverse)
 
-    async def batches(self, size: int = 10_000) -> AsyncIterator[Batch]:
+    async def batches(self, size: int = 10_000, *, revisions: bool = True) -> AsyncIterator[Batch]:
         """Iterate over everything in key order, by columns of up to *size* entries.
 
         Raises:
@@ -194,10 +194,10 @@ class MemoryView(ReadView):
         """
         if size < 1:
             raise ValueError(f"size is 1 or more, not {size}")
-        keys = KeyRange()
+        keys, columns = KeyRange(), _Columns(self.readable())
         batch = Batch([], [], [], [])
         while piece := keys.take(self.readable(), min(_PIECE, size - len(batch.keys))):
-            self._add(batch, piece)
+            self._add(batch, piece, columns, revisions=revisions)
             if len(batch.keys) == size:
                 yield batch
                 batch = Batch([], [], [], [])
@@ -205,28 +205,63 @@ class MemoryView(ReadView):
         if batch.keys:
             yield batch
 
-    def _add(self, batch: Batch, keys: list[str]) -> None:
+    def _add(self, batch: Batch, keys: list[str], columns: _Columns, *, revisions: bool) -> None:
         """Add the columns of those of *keys* that the snapshot sees."""
         table = self.readable()
-        deadlines = table.deadlines
-        if deadlines.next > self._now:  # else some of them may have expired before this snapshot
-            try:
-                revisions = list(map(table.revisions.__getitem__, keys))
-            except KeyError:  # removed since
-                revisions = []
-            if revisions and (table.revision == self.revision or max(revisions) <= self.revision):
-                batch.keys += keys
-                batch.values += map(table.values.__getitem__, keys)
-                batch.revisions += revisions
-                batch.deadlines += map(table.of.get, keys, repeat(0)) if table.of else repeat(0, len(keys))
-                return
+        of = table.of
+        written = table.revision != self.revision
+        found = columns.take(keys, revisions=revisions or written)
+        # Else something was written over since, or may have expired before this snapshot.
+        if found is not None and table.deadlines.next > self._now and not (written and max(found[1]) > self.revision):
+            batch.keys += keys
+            batch.values += found[0]
+            if revisions:
+                batch.revisions += found[1]
+            batch.deadlines += map(of.get, keys, repeat(0)) if of else repeat(0, len(keys))
+            return
         for key in keys:
-            found = table.at(key, self.revision)
-            if found is not None and not 0 < found[2] <= self._now:
+            entry = table.at(key, self.revision)
+            if entry is not None and not 0 < entry[2] <= self._now:
                 batch.keys.append(key)
-                batch.values.append(found[0])
-                batch.revisions.append(found[1])
-                batch.deadlines.append(found[2])
+                batch.values.append(entry[0])
+                if revisions:
+                    batch.revisions.append(entry[1])
+                batch.deadlines.append(entry[2])
+
+
+class _Columns:
+    """Reads the columns of a table from its first key to its last.
+
+    As long as the entries lie in memory in the order of their keys, as after a load, it walks along them, which takes
+    a fifth of the time of looking them up.
+
+    Args:
+        table: The table.
+    """
+
+    __slots__ = ("_in_step", "_keys", "_revisions", "_shape", "_table", "_values")
+
+    def __init__(self, table: Versions) -> None:
+        self._table = table
+        self._shape = table.shape
+        self._in_step = True
+        self._keys = iter(table.values)
+        self._values = iter(table.values.values())
+        self._revisions = iter(table.revisions.values())
+
+    def take(self, keys: list[str], *, revisions: bool) -> tuple[list[bytes], list[int]] | None:
+        """Return the values of the next *keys*, and their revisions if they are wanted; None: one of them is gone."""
+        table, count = self._table, len(keys)
+        if self._in_step:
+            # Iterators go on over a dictionary whose values change, but not over one that grew or shrank.
+            if self._shape == table.shape and list(islice(self._keys, count)) == keys:
+                return list(islice(self._values, count)), list(islice(self._revisions, count))
+            self._in_step = False
+        try:
+            values = list(map(table.values.__getitem__, keys))
+            return values, list(map(table.revisions.__getitem__, keys)) if revisions else []
+        except KeyError:
+            return None
 
 
 def _tidy(table: Versions, loop: asyncio.AbstractEventLoop) -> None:

@@ -319,7 +319,7 @@ class Batch:
     Attributes:
         keys: The keys.
         values: Their values.
-        revisions: Their revisions.
+        revisions: Their revisions; none if they were not asked for.
         deadlines: When they expire, in milliseconds since 1970 (UTC); 0: never.
     """
 
@@ -364,15 +364,21 @@ class ReadView(ABC):
     ) -> AsyncIterator[Entry]:
         """Iterate over the entries in key order; see ``KeyValueStore.scan``."""
 
-    async def batches(self, size: int = 10_000) -> AsyncIterator[Batch]:
-        """Iterate over everything in key order, by columns of up to *size* entries."""
+    async def batches(self, size: int = 10_000, *, revisions: bool = True) -> AsyncIterator[Batch]:
+        """Iterate over everything in key order, by columns of up to *size* entries.
+
+        Args:
+            size: How many entries at most.
+            revisions: Whether their revisions are wanted too; else that column is empty.
+        """
         from reactstate.kv.terms import deadline_of
 
         batch = Batch([], [], [], [])
         async for entry in self.scan():
             batch.keys.append(entry.key)
             batch.values.append(entry.value)
-            batch.revisions.append(entry.revision)
+            if revisions:
+                batch.revisions.append(entry.revision)
             batch.deadlines.append(deadline_of(entry))
             if len(batch.keys) == size:
                 yield batch

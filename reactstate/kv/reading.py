@@ -127,7 +127,7 @@ class TableView(ReadView):
 
         return scan_entries(read, span(prefix, start, end), limit, self._limits.max_value_bytes, reverse=reverse)
 
-    async def batches(self, size: int = 10_000) -> AsyncIterator[Batch]:
+    async def batches(self, size: int = 10_000, *, revisions: bool = True) -> AsyncIterator[Batch]:
         """Iterate over everything in key order, by columns of up to *size* entries."""
         max_bytes = self._limits.max_value_bytes
         first: str | None = ""
@@ -143,7 +143,8 @@ class TableView(ReadView):
                     batch.values.append(
                         value if stamp < COMPRESSED else value_of(key, (value, stamp, deadline), max_bytes)
                     )
-                    batch.revisions.append(stamp & ~COMPRESSED)
+                    if revisions:
+                        batch.revisions.append(stamp & ~COMPRESSED)
                     batch.deadlines.append(deadline)
             if len(batch.keys) == size:
                 yield batch

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
-from reactstate.errors import ConflictError, StorageError, UnavailableError, UnknownOutcomeError
+from reactstate.errors import ConflictError, LeaseLostError, StorageError, UnavailableError, UnknownOutcomeError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -131,6 +131,12 @@ async def resolve(
         except UnknownOutcomeError as exc:
             uncertain = exc
             raise _Unanswered(str(exc)) from exc
+        except LeaseLostError as exc:
+            if uncertain is None:
+                raise
+            raise UnknownOutcomeError(
+                "the lock was lost before the store said what became of the commit that it guarded; read what is there"
+            ) from exc
         except ConflictError:
             if uncertain is None or (found := await applied()) is None:
                 raise

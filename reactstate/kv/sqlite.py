@@ -264,6 +264,7 @@ class SqliteTable(Table):
             self._reader = _Rows(reader, path)
             self.latest = self._reader
             self.id = self._read_id(reader)
+            self._log_identity = identity_of(f"{path}-wal")  # as long as a connection is open, no other removes it
             self._writer: _Writer | None = None
             if not options.read_only:
                 writer = self._connect("rw", half, patience_s)
@@ -334,6 +335,7 @@ class SqliteTable(Table):
                     raise
                 patiently(lambda: execute("BEGIN IMMEDIATE"), self._path, self._patience_s)
             self._check_file()
+            self._check_log()
             result = work(writer)
         except BaseException as exc:
             self._roll_back()
@@ -377,6 +379,15 @@ class SqliteTable(Table):
             self._failed = (
                 f"{self._path} was deleted or replaced while it was open, so nothing is written any more; open the "
                 "store anew"
+            )
+            self._check_failed()
+
+    def _check_log(self) -> None:
+        found = identity_of(f"{self._path}-wal")
+        if found is None or found != self._log_identity:
+            self._failed = (
+                f"{self._path}-wal, which belongs to the database, was deleted or replaced while it was open, so "
+                "nothing is written any more; close every store on it, and open it anew"
             )
             self._check_failed()
 

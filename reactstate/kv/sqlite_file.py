@@ -252,6 +252,11 @@ def _check_owner(path: str, patience_s: float, *, read_only: bool) -> None:
     with closing(
         sqlite3.connect(f"file:{quote(os.fsencode(path))}?{how}", uri=True, isolation_level=None, timeout=patience_s)
     ) as connection:
+        if not mend:
+            # A file into which the write-ahead log was brought in part only (it was killed, or the disk was full, or
+            # another process is at it) is shorter than its first page says. Without this SQLite would take that for
+            # damage; the log, which is not looked at here, makes it whole.
+            connection.execute("PRAGMA writable_schema = ON")
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         if mend and not read_only and application == 0 and _is_empty(connection):

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
 from reactstate.clock import SystemClock
-from reactstate.errors import ConflictError, UnsupportedError
+from reactstate.errors import ClosedError, ConflictError, UnsupportedError
 from reactstate.kv.options import StoreOptions
 from reactstate.kv.protocol import ABSENT, Add, Capability, Delete, Put, Step
 
@@ -251,6 +251,8 @@ class KeyValueStore(ABC):
             await self._clock.sleep(seconds)
             try:
                 await self.cleanup_expired()
+            except ClosedError:
+                return
             except Exception as exc:  # the next one may succeed
                 logging.getLogger("reactstate.kv").warning("expired entries could not be removed: %s", exc)
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 import sys
 from bisect import bisect_left
 from collections import deque
-from itertools import islice
-from typing import TypeAlias
+from itertools import islice, repeat
+from typing import Any, TypeAlias
 
 from sortedcontainers import SortedList
 
@@ -46,6 +46,7 @@ class Versions:
             overwritten in place.
         bytes: The bytes of all keys and values.
         held: How many old versions are held.
+        shape: Another number whenever an entry was added or removed, rather than overwritten.
     """
 
     __slots__ = (
@@ -63,6 +64,7 @@ class Versions:
         "of",
         "revision",
         "revisions",
+        "shape",
         "values",
     )
 
@@ -75,6 +77,7 @@ class Versions:
         self.newest = -1
         self.bytes = 0
         self.held = 0
+        self.shape = 0
         # The keys of all entries, and of those that are gone but still seen by a snapshot.
         self._order: SortedList[str] = SortedList()
         self._old: dict[str, tuple[_Held, ...]] = {}
@@ -126,6 +129,7 @@ class Versions:
             if key not in self._old:
                 self._order.add(key)
             self.bytes += _size(key) + len(value)
+            self.shape += 1
         else:
             written = self.revisions[key]
             if written <= self.newest:
@@ -147,6 +151,7 @@ class Versions:
         elif key not in self._old:
             self._order.remove(key)
         self.bytes -= _size(key) + len(value)
+        self.shape += 1
         if key in self.of:
             self.deadlines.drop(key)
 
@@ -162,19 +167,30 @@ class Versions:
         self.held += 1
         self._held_bytes += len(value)
 
-    def fill(self, keys: list[str], values: list[bytes], deadlines: list[int]) -> None:
-        """Add entries with new keys to a new table, which nobody reads before ``settle``."""
+    def fill(self, keys: list[str], values: list[bytes], deadlines: list[int], revision: int, size: int) -> None:
+        """Add entries to a new table, which nobody reads before ``settle``.
+
+        Args:
+            keys: Their keys, which ascend, batch after batch.
+            values: Their values.
+            deadlines: When they expire; 0: never.
+            revision: What will be given to ``settle``, or probably will.
+            size: The bytes of the values.
+        """
         self.values.update(zip(keys, values, strict=True))
-        self.bytes += len("".join(keys).encode()) + sum(map(len, values))
-        for key, deadline in zip(keys, deadlines, strict=True):
-            if deadline:
-                self.deadlines.set(key, deadline)
+        self.revisions.update(zip(keys, repeat(revision)))
+        _extend(self._order, keys)
+        self.bytes += len("".join(keys).encode()) + size
+        if any(deadlines):
+            for key, deadline in zip(keys, deadlines, strict=True):
+                if deadline:
+                    self.deadlines.set(key, deadline)
 
     def settle(self, revision: int) -> None:
-        """Give every entry of a new table its *revision*, and put the keys in order."""
+        """Let the entries of a new table be of *revision*, whatever ``fill`` was told."""
         self.revision = revision
-        self.revisions = dict.fromkeys(self.values, revision)
-        self._order = SortedList(self.values)
+        if self.revisions and next(iter(self.revisions.values())) != revision:
+            self.revisions = dict.fromkeys(self.values, revision)
 
     # --- snapshots ------------------------------------------------------------------------------------------------
 
@@ -250,6 +266,25 @@ class Versions:
             + self._held_bytes
             + self.held * _HELD
         )
+
+
+def _extend(order: SortedList[str], keys: list[str]) -> None:
+    """Append *keys*, which ascend and come after all that are there.
+
+    ``SortedList.update`` would sort everything anew, at the end of a load for longer than other tasks should wait.
+    """
+    inner: Any = order
+    lists, maxes, size = inner._lists, inner._maxes, order.DEFAULT_LOAD_FACTOR
+    first = 0
+    if keys and lists and len(lists[-1]) < size:
+        first = size - len(lists[-1])
+        lists[-1].extend(keys[:first])
+        maxes[-1] = lists[-1][-1]
+    for place in range(first, len(keys), size):
+        lists.append(keys[place : place + size])
+        maxes.append(lists[-1][-1])
+    inner._len += len(keys)
+    inner._index.clear()
 
 
 def _size(key: str) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from reactstate.errors import CompactedError, InvalidKeyError
 from reactstate.kv.protocol import Cursor, Event, EventKind
@@ -27,6 +27,7 @@ Changes = tuple[int, "Sequence[tuple[EventKind, str]]"]
 """The revision of a commit, and what it did to which keys, in order."""
 
 _CHUNK: Final = 500
+_TIDY: Final = 64
 
 
 class Feed(Protocol):
@@ -89,19 +90,23 @@ def _is_number(text: str) -> bool:
 class Waiters:
     """Those who wait for the next commit; waking costs nothing when there are none."""
 
-    __slots__ = ("_closed", "_futures")
+    __slots__ = ("_closed", "_futures", "_tidy_at")
 
     def __init__(self) -> None:
         self._futures: list[asyncio.Future[None]] = []
         self._closed = False
+        self._tidy_at = _TIDY
 
     def wait(self) -> asyncio.Future[None]:
         """Return a future that is done at the next ``wake``, or at once after ``close``."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self._closed:
             future.set_result(None)
-        else:
-            self._futures.append(future)
+            return future
+        if len(self._futures) >= self._tidy_at:  # those who gave up waiting would pile up until the next ``wake``
+            self._futures = [one for one in self._futures if not one.done()]
+            self._tidy_at = 2 * len(self._futures) + _TIDY
+        self._futures.append(future)
         return future
 
     def wake(self) -> None:
@@ -144,7 +149,7 @@ class LogWatch:
         self._error = error
         self._ready: deque[tuple[EventKind, str, int, int | None]] = deque()
         self._ended = False
-        self._waiting: asyncio.Future[Any] | None = None
+        self._waiting: set[asyncio.Future[None]] = set()  # more than one if several tasks share the watch
 
     def __aiter__(self) -> Self:
         return self
@@ -165,11 +170,11 @@ class LogWatch:
             if self._take():
                 waiting.cancel()
                 continue
-            self._waiting = waiting
+            self._waiting.add(waiting)
             try:
                 await waiting
             finally:
-                self._waiting = None
+                self._waiting.discard(waiting)
                 waiting.cancel()
 
     def _take(self) -> bool:
@@ -192,8 +197,9 @@ class LogWatch:
     async def aclose(self) -> None:
         """End the watch; a second call does nothing."""
         self._ended = True
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(None)
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_result(None)
 
     async def __aenter__(self) -> Self:
         return self

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from reactstate.clock import Clock
     from reactstate.codec import Codec
     from reactstate.kv.protocol import ReadView
+    from reactstate.kv.transaction import Guard
     from reactstate.persistence.kv_append import Batch
     from reactstate.persistence.kv_reading import Raw
     from reactstate.persistence.protocol import BlobInfo, Record, SchemaTag
@@ -106,7 +107,7 @@ class KeyValuePersistence(StatePersistence[S], Generic[S]):
             raise InvalidKeyError(f"the key of a container is text, not a {type(key).__name__}")
         if not 0 < deadline < math.inf:
             raise SettingsError(f"deadline={deadline!r}: give the seconds to wait, more than 0")
-        self._store = store
+        self._store = self.store = store
         self._clock: Clock = clock if clock is not None else SystemClock()
         self._deadline = deadline
         self._owns_store = owns_store
@@ -262,6 +263,17 @@ class KeyValuePersistence(StatePersistence[S], Generic[S]):
             UnavailableError: (awaited) The store stayed out of reach until the deadline; nothing was written.
             UnknownOutcomeError: (awaited) The store did not answer until the deadline; ``fetch`` tells once it does.
         """
+        return self._submit(records, schema, None)
+
+    def append_guarded(self, records: Sequence[Record], schema: SchemaTag, guard: Guard) -> Awaitable[None]:
+        """Write *records* in one commit, on condition that *guard* holds its lock; see ``append``.
+
+        Raises:
+            LeaseLostError: (awaited) The lock is held no longer; nothing was written.
+        """
+        return self._submit(records, schema, guard)
+
+    def _submit(self, records: Sequence[Record], schema: SchemaTag, guard: Guard | None) -> Awaitable[None]:
         self._check(loaded=True)
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
@@ -276,7 +288,7 @@ class KeyValuePersistence(StatePersistence[S], Generic[S]):
         if self._schema is None:
             self._schema = dict(schema)
         # A future apart from the task: a caller that is cancelled does not take the commit with it.
-        task = loop.create_task(self._append(batch, done))
+        task = loop.create_task(self._append(batch, done, guard))
         self._writing.add(task)
 
         def ended(task: asyncio.Task[None]) -> None:
@@ -287,9 +299,9 @@ class KeyValuePersistence(StatePersistence[S], Generic[S]):
         task.add_done_callback(ended)
         return done
 
-    async def _append(self, batch: Batch, done: asyncio.Future[None]) -> None:
+    async def _append(self, batch: Batch, done: asyncio.Future[None], guard: Guard | None) -> None:
         try:
-            head = await self._appender.append(batch, self._moved)
+            head = await self._appender.append(batch, self._moved, guard)
         except Exception as exc:
             if not done.done():
                 done.set_exception(exc)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from reactstate.errors import ConflictError, LimitExceededError, UnknownOutcomeError
+from reactstate.errors import ConflictError, LeaseLostError, LimitExceededError, UnknownOutcomeError
 from reactstate.kv.protocol import ABSENT, Put, Step
 from reactstate.persistence.kv_chunks import new_id
 from reactstate.persistence.kv_head import Move
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from reactstate.clock import Clock
     from reactstate.kv.store import KeyValueStore
+    from reactstate.kv.transaction import Guard
     from reactstate.persistence.kv_head import HeadEntry
     from reactstate.persistence.kv_layout import Layout
     from reactstate.persistence.protocol import Record, SchemaTag
@@ -122,18 +123,21 @@ class Appender:
         new = Head(last.version, last.change_id, created_ns, last.timestamp_ns, last.tags, grown, bases)
         return Move(new, self._layout.encode_head(new), batch.steps)
 
-    async def append(self, batch: Batch, moved: Callable[[Head | None], bool]) -> Head:
+    async def append(self, batch: Batch, moved: Callable[[Head | None], bool], guard: Guard | None = None) -> Head:
         """Commit *batch*, and return the head that it made, or one that came after it.
 
         Args:
             batch: What to commit.
             moved: Says whether a head tells of another state than the batch was made upon.
+            guard: What must hold its lock.
 
         Raises:
             ConflictError: The records do not follow the head; nothing was written.
+            LeaseLostError: *guard* holds its lock no longer; nothing was written.
             UnavailableError: The store stayed out of reach until the deadline; nothing was written.
             UnknownOutcomeError: The store did not answer until the deadline.
         """
+        guarded: set[str] = set()
 
         def plan(head: Head | None) -> Move:
             version = 0 if head is None else head.version
@@ -142,7 +146,12 @@ class Appender:
                     f"what is stored is at version {version}, and not what the records from version {batch.first} on "
                     "were made upon; nothing was written, fetch what is new and make the change again upon it"
                 )
-            return batch.move if head is batch.basis else self._move(head, batch)
+            move = batch.move if head is batch.basis else self._move(head, batch)
+            if guard is None:
+                return move
+            expected = guard.expectations()
+            guarded.update(step.key for step in expected)
+            return Move(move.head, move.value, (*move.steps, *expected))
 
         async def applied(head: Head) -> bool:
             return await self._is_in(head, batch)
@@ -150,6 +159,10 @@ class Appender:
         try:
             return await self._head.swap(plan, applied)
         except ConflictError as exc:
+            if not guarded.isdisjoint(exc.keys):
+                raise LeaseLostError(
+                    "the lock that guards this change is held no longer, so the store refused it; nothing was written"
+                ) from exc
             if any(step.key in exc.keys for step in batch.steps):
                 raise damaged_entry(self._layout.head) from exc
             raise

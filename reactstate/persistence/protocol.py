@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 
     from reactstate.kv.store import KeyValueStore
+    from reactstate.kv.transaction import Guard
 
 __all__ = ["BlobInfo", "Era", "Fetched", "Loaded", "Record", "SchemaTag", "Snapshot", "StatePersistence"]
 
@@ -198,12 +199,14 @@ class StatePersistence(ABC, Generic[S]):
 
     Attributes:
         read_only: Nothing can be written; ``follow`` tells of what another process writes.
+        store: The key-value store that it writes to, if it does.
         shared: Several processes may write under the same name. ``append`` and a ``save`` under a new schema then raise
             ConflictError, and write nothing, when another one came first; ``fetch`` gives what it wrote.
     """
 
     read_only: bool = False
     shared: bool = False
+    store: KeyValueStore | None = None
 
     @abstractmethod
     async def load(self, *, history: int = 1000) -> Loaded | None:
@@ -227,6 +230,19 @@ class StatePersistence(ABC, Generic[S]):
         The awaitable may be done already when it is returned. *schema* must be the tag of the newest snapshot
         (``save`` a new snapshot first when the types changed).
         """
+
+    def append_guarded(self, records: Sequence[Record], schema: SchemaTag, guard: Guard) -> Awaitable[None]:  # noqa: ARG002 - overridden where it can be done
+        """Write *records* as ``append`` does, on condition that *guard* still holds its lock.
+
+        Raises:
+            LeaseLostError: (awaited) It does not; nothing was written.
+            UnsupportedError: There is no store that could check it.
+        """
+        raise UnsupportedError(
+            "guard= needs a lock in the same store as the state; this container has no store",
+            layer="container",
+            capability="FENCING",
+        )
 
     @abstractmethod
     def changes(self, since: int = 0) -> AsyncIterator[Record]:

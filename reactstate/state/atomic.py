@@ -91,6 +91,7 @@ class AtomicState(Observable[S]):
         config = config if config is not None else StateConfig()
         if not isinstance(config, StateConfig):  # pyright: ignore[reportUnnecessaryIsInstance] - it comes from callers
             raise TypeError(f"config is a StateConfig, not a {type(config).__name__}")
+        config.check_alone()
         if not isinstance(initial, State):  # pyright: ignore[reportUnnecessaryIsInstance] - states come from callers
             raise StateValidationError(f"a container holds a State, not a {type(initial).__name__}")
         cls = type(initial)

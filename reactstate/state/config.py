@@ -25,12 +25,12 @@ class StateConfig:
         snapshot_interval: Take a snapshot by itself after so many versions (int) or so much time (timedelta,
             at most 1000 years).
         max_snapshots: How many of the snapshots taken by itself are kept; named ones are never removed.
-        concurrency: ``"optimistic"``; ``"pessimistic"`` needs locks.
+        concurrency: How writers in several processes share a store: ``"optimistic"``, who loses a race runs its recipe
+            again; ``"pessimistic"``, one after another, by a lock in the store.
         on_lag: What a subscriber that falls behind gets: ``"raise"`` or ``"resync"``.
 
     Raises:
         SettingsError: A value is out of range.
-        UnsupportedError: ``concurrency="pessimistic"``.
     """
 
     __slots__ = (
@@ -66,12 +66,6 @@ class StateConfig:
             _check_count("snapshot_interval", snapshot_interval)
         if concurrency not in ("optimistic", "pessimistic"):
             raise SettingsError(f'concurrency must be "optimistic" or "pessimistic", not {_given(concurrency)}')
-        if concurrency == "pessimistic":
-            raise UnsupportedError(
-                'concurrency="pessimistic" needs locks, which this container does not have; use "optimistic"',
-                layer="container",
-                capability="locks",
-            )
         if on_lag not in ("raise", "resync"):
             raise SettingsError(f'on_lag must be "raise" or "resync", not {_given(on_lag)}')
         self.history_size: int = history_size
@@ -81,6 +75,20 @@ class StateConfig:
         self.max_snapshots: int = max_snapshots
         self.concurrency: str = concurrency
         self.on_lag: Literal["raise", "resync"] = on_lag
+
+    def check_alone(self) -> None:
+        """Refuse what a state needs a store for that is in none.
+
+        Raises:
+            UnsupportedError: ``concurrency="pessimistic"``.
+        """
+        if self.concurrency == "pessimistic":
+            raise UnsupportedError(
+                'concurrency="pessimistic" needs a lock in the store of the state, and this one is in no store; '
+                'use "optimistic", or a url such as sqlite:app.db',
+                layer="container",
+                capability="LOCKS",
+            )
 
     def __repr__(self) -> str:
         return f"StateConfig({', '.join(f'{name}={getattr(self, name)!r}' for name in self.__slots__)})"

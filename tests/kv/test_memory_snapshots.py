@@ -1,9 +1,12 @@
 """MemoryStore: snapshots, the versions that they hold, and loading."""
 
 import asyncio
+import contextlib
 import itertools
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from reactstate.clock import ManualClock
 from reactstate.errors import (
@@ -225,6 +228,38 @@ async def test_batches_are_the_snapshot_by_columns_whatever_is_written_meanwhile
     assert rows == [(e.key, e.value, e.revision, deadline if e.expires_at else 0) for e in entries]
 
 
+@pytest.mark.parametrize("revisions", [True, False])
+@given(data=st.data(), ordered=st.booleans(), older=st.booleans())
+async def test_batches_are_of_the_snapshot_whatever_is_written_between_them(revisions, data, ordered, older):
+    names = [f"{number:02d}" for number in range(24)]
+    changes = st.tuples(st.sampled_from(names), st.sampled_from([b"new", b"newer", None]))
+    async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(pytest.MonkeyPatch.context()).setattr("reactstate.kv.memory_view._PIECE", 3)
+        store = await stack.enter_async_context(MemoryStore(clock=ManualClock()))
+        filled = names[::2] if ordered else data.draw(st.permutations(names[::2]))
+        if ordered:
+            await store._load(given_batches(Batch(filled, [b"v"] * 12, [1] * 12, [0] * 12)), revision=1, replace=True)
+        else:
+            for name in filled:
+                await store.put(name, b"v")
+        if older:
+            await stack.enter_async_context(store.snapshot())
+        for name, value in data.draw(st.lists(changes, max_size=3)):
+            await (store.delete(name) if value is None else store.put(name, value))
+        expected = await listed(store.scan())
+        found = Batch([], [], [], [])
+        async with store.snapshot() as view:
+            async for batch in view.batches(4, revisions=revisions):
+                found.keys += batch.keys
+                found.values += batch.values
+                found.revisions += batch.revisions
+                for name, value in data.draw(st.lists(changes, max_size=3)):
+                    await (store.delete(name) if value is None else store.put(name, value))
+        assert found.keys == [entry.key for entry in expected]
+        assert found.values == [entry.value for entry in expected]
+        assert found.revisions == ([entry.revision for entry in expected] if revisions else [])
+
+
 async def given_batches(*batches):
     for batch in batches:
         if isinstance(batch, Exception):
@@ -267,6 +302,21 @@ async def test_load_stays_above_every_revision_of_the_store(store):
 
     assert await store._load(batches(), revision=3, replace=True) == 1
     assert await store.get("a") == Entry("a", b"1", 11)
+
+
+@pytest.mark.parametrize("size", [1, 7, 999, 1000, 1001, 2500, 10_000])
+async def test_what_was_loaded_stays_in_key_order_whatever_is_written_after(store, size):
+    keys = [f"{number:05d}" for number in range(5_000)]
+    pieces = (keys[place : place + size] for place in range(0, len(keys), size))
+    batches = [Batch(piece, [b""] * len(piece), [1] * len(piece), [0] * len(piece)) for piece in pieces]
+    await store._load(given_batches(*batches), revision=1, replace=True)
+    store._table._order._check()
+    assert await store.list_keys() == keys
+    gone = set(keys[::3])
+    await store.commit([Step(key, Delete()) for key in gone] + [Step(f"{key}+", Put(b"")) for key in keys[::5]])
+    expected = sorted({*keys, *(f"{key}+" for key in keys[::5])} - gone)
+    assert await store.list_keys() == expected
+    assert await keys_of(store.scan(reverse=True)) == expected[::-1]
 
 
 async def test_a_store_that_is_not_empty_is_not_replaced_unasked(store, clock):

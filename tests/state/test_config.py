@@ -69,8 +69,8 @@ def test_a_value_that_cannot_be_used_is_a_settings_error(wrong: dict[str, Any]):
 
 def test_pessimistic_concurrency_needs_locks():
     with pytest.raises(UnsupportedError) as caught:
-        StateConfig(concurrency="pessimistic")
-    assert caught.value.capability == "locks"
+        AtomicState(Tally(), config=StateConfig(concurrency="pessimistic"))
+    assert caught.value.capability == "LOCKS"
 
 
 def test_every_value_that_can_be_used_is_taken():
