@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from reactstate.container.container import StateContainer
     from reactstate.container.reads import BoundedStaleness, Consistency, Eventual, Strong
     from reactstate.container.snapshots import SnapshotInfo
+    from reactstate.coordination.results import CasResult, Claim, KeyChange, Stored
+    from reactstate.coordination.store import CoordinationStore
     from reactstate.errors import (
         AlreadyOpenError,
         CheckpointNotFoundError,
@@ -90,6 +92,12 @@ if TYPE_CHECKING:
     from reactstate.kv.store import KeyValueStore
     from reactstate.kv.transaction import Guard, StoreTransaction
     from reactstate.kv.urls import StoreUrl, open_store
+    from reactstate.locks.guard import LockGuard
+    from reactstate.locks.manager import Locks
+    from reactstate.mvcc.active import TransactionStats
+    from reactstate.mvcc.container import MVCCContainer
+    from reactstate.mvcc.subscription import TransactionChange
+    from reactstate.mvcc.transaction import Transaction, TransactionState
     from reactstate.persistence.file import FilePersistence
     from reactstate.persistence.kv import KeyValuePersistence
     from reactstate.persistence.memory import MemoryPersistence
@@ -120,6 +128,8 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "container.container": ("StateContainer",),
     "container.reads": ("BoundedStaleness", "Consistency", "Eventual", "Strong"),
     "container.snapshots": ("SnapshotInfo",),
+    "coordination.results": ("CasResult", "Claim", "KeyChange", "Stored"),
+    "coordination.store": ("CoordinationStore",),
     "keyed.change": ("KeyedChange",),
     "keyed.container": ("KeyedContainer",),
     "kv.keys": ("StateKey",),
@@ -148,6 +158,12 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "kv.store": ("KeyValueStore",),
     "kv.transaction": ("Guard", "StoreTransaction"),
     "kv.urls": ("StoreUrl", "open_store"),
+    "locks.guard": ("LockGuard",),
+    "locks.manager": ("Locks",),
+    "mvcc.active": ("TransactionStats",),
+    "mvcc.container": ("MVCCContainer",),
+    "mvcc.subscription": ("TransactionChange",),
+    "mvcc.transaction": ("Transaction", "TransactionState"),
     "persistence.file": ("FilePersistence",),
     "persistence.kv": ("KeyValuePersistence",),
     "persistence.memory": ("MemoryPersistence",),
@@ -180,12 +196,14 @@ __all__ = [
     "BoundedStaleness",
     "Broadcast",
     "Capability",
+    "CasResult",
     "ChangeType",
     "CheckpointCoordinator",
     "CheckpointInfo",
     "CheckpointNotFoundError",
     "CheckpointOptions",
     "CheckpointStats",
+    "Claim",
     "Clock",
     "ClockDriftError",
     "ClosedError",
@@ -196,6 +214,7 @@ __all__ = [
     "ConflictError",
     "Consistency",
     "ContentionError",
+    "CoordinationStore",
     "CorruptionError",
     "Cursor",
     "DecodeError",
@@ -213,6 +232,7 @@ __all__ = [
     "Guard",
     "History",
     "InvalidKeyError",
+    "KeyChange",
     "KeyValuePersistence",
     "KeyValueStore",
     "KeyedChange",
@@ -222,7 +242,10 @@ __all__ = [
     "LimitExceededError",
     "Limits",
     "LmdbStore",
+    "LockGuard",
     "LockTimeoutError",
+    "Locks",
+    "MVCCContainer",
     "ManualClock",
     "Map",
     "MemoryPersistence",
@@ -260,12 +283,17 @@ __all__ = [
     "StoreStats",
     "StoreTransaction",
     "StoreUrl",
+    "Stored",
     "Strong",
     "Subscription",
     "SystemClock",
     "TooManyTransactions",
+    "Transaction",
+    "TransactionChange",
     "TransactionConflict",
     "TransactionNotActive",
+    "TransactionState",
+    "TransactionStats",
     "TransactionTimeout",
     "TransientError",
     "TransitionError",

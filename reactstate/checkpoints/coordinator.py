@@ -25,7 +25,14 @@ from typing import TYPE_CHECKING
 from reactstate.checkpoints.directory import CheckpointDirectory, info_of
 from reactstate.checkpoints.options import CheckpointOptions, CheckpointStats
 from reactstate.clock import to_datetime
-from reactstate.errors import ClosedError, ReactStateError, SchemaVersionError, SettingsError, StorageError
+from reactstate.errors import (
+    CheckpointNotFoundError,
+    ClosedError,
+    ReactStateError,
+    SchemaVersionError,
+    SettingsError,
+    StorageError,
+)
 from reactstate.kv.checkpoint import summarize_checkpoint, verify_checkpoint
 from reactstate.kv.protocol import Capability
 
@@ -300,8 +307,8 @@ class CheckpointCoordinator:
             for id_ in reversed(await asyncio.to_thread(self._directory.ids)):
                 try:
                     await self._restore(id_, replace, progress)
-                except (StorageError, SchemaVersionError) as exc:
-                    # the store's own files have other paths
+                except (CheckpointNotFoundError, StorageError, SchemaVersionError) as exc:
+                    # it may have been removed since; the store's own files have other paths
                     if isinstance(exc, StorageError) and exc.path != self._directory.file(id_):
                         raise
                     _LOGGER.warning("the checkpoint %s is passed over: %s", id_, exc)

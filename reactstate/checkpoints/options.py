@@ -39,7 +39,7 @@ class CheckpointOptions:
         # these values come from callers, whatever their annotations say
         place: Any = self.checkpoint_dir
         path: Any = os.fspath(self.checkpoint_dir) if isinstance(place, (str, os.PathLike)) else None
-        if not isinstance(path, str) or not path or "\0" in path:
+        if not isinstance(path, str) or not path or "\0" in path or not _is_encodable(path):
             raise SettingsError(f"checkpoint_dir={place!r}: give the path of a directory")
         if type(self.max_checkpoints) is not int or self.max_checkpoints < 1:
             raise SettingsError(f"max_checkpoints={self.max_checkpoints!r}: give a whole number of 1 or more")
@@ -48,6 +48,14 @@ class CheckpointOptions:
         least: Any = self.min_interval
         if not isinstance(least, timedelta) or least < timedelta(0):
             raise SettingsError(f"min_interval={least!r}: give a timedelta of 0 or more")
+
+
+def _is_encodable(path: str) -> bool:
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)

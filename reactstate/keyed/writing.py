@@ -196,9 +196,14 @@ class Writer(Generic[S]):
         Raises:
             ContentionError: Others kept writing first until the deadline.
             LeaseLostError: What *guard* expects is no longer so.
+            UnsupportedError: *guard* is a lock of another store.
             UnavailableError: The store stayed out of reach until the deadline; nothing was changed.
             UnknownOutcomeError: It is not known whether the change was made.
         """
+        if guard is not None:
+            from reactstate.locks.guard import check_guard
+
+            check_guard(guard, self.store)
         clock, records = self.clock, self.records
         end = clock.monotonic() + self._deadline
         refused = 0

@@ -24,6 +24,7 @@ from reactstate.keyed.change import KeyedChange
 from reactstate.keyed.records import Floor
 from reactstate.kv.protocol import ABSENT, Delete, Put, Step
 from reactstate.kv.retry import resolve, until_available
+from reactstate.locks.guard import check_guard
 from reactstate.state.change import ChangeType
 from reactstate.state.produce import edit_between
 from reactstate.state.state import State
@@ -95,6 +96,8 @@ async def commit_writes(transaction: Transaction[S], guard: Guard | None) -> lis
         expected, ranges = bases, transaction._ranges
     elif len(changes) not in {0, len(transaction._writes)}:
         expected = {key: bases[key] for key in transaction._writes}
+    if guard is not None:
+        check_guard(guard, home.store)
     if not (changes or expected or ranges or guard):
         return changes
     sending = _Sending(home, transaction, changes, expected, ranges, guard)

@@ -10,8 +10,10 @@ import pytest
 
 from reactstate import (
     ContentionError,
+    KeyedContainer,
     LeaseLostError,
     ManualClock,
+    MVCCContainer,
     State,
     StateConfig,
     StateContainer,
@@ -216,3 +218,31 @@ async def test_pessimistic_needs_a_store_with_locks(tmp_path):
         StateContainer(Tally(), config=PESSIMISTIC)
     async with StateContainer.open(Tally(), f"sqlite:{tmp_path}/other.db", config=PESSIMISTIC) as tally:
         assert (await tally.update(add)).version == 2
+
+
+class Account(State):
+    id: str
+    balance: int = 0
+
+
+async def test_keyed_updates_and_transactions_refuse_a_lock_of_another_store_and_a_stale_holder():
+    clock = ManualClock()
+    store, other = MemoryStore(clock=clock), MemoryStore(clock=clock)
+    elsewhere = await Locks(other, clock=clock).acquire("bank", 60)
+    stale = await Locks(store, clock=ManualClock()).acquire("bank", 5)
+    async with (
+        KeyedContainer.open(Account, store=store, clock=clock) as accounts,
+        MVCCContainer.open(Account, store=store, clock=clock) as bank,
+    ):
+        await accounts.put(Account(id="ada"), guard=stale)
+        for guard, error in ((elsewhere, UnsupportedError), (stale, LeaseLostError)):
+            if guard is stale:
+                clock.advance(6)
+            with pytest.raises(error):
+                await accounts.update("ada", {"balance": 1}, guard=guard)
+            with pytest.raises(error):
+                async with bank.transaction(guard=guard) as tx:
+                    tx.write(Account(id="ada", balance=2))
+        assert (await accounts.get("ada")).balance == 0
+    await store.aclose()
+    await other.aclose()

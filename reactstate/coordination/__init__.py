@@ -1,0 +1,1 @@
+"""Coordination over a store: dedup, counters, timeouts, chains, event states, groups, locks."""
