@@ -55,9 +55,9 @@ class _Item:
     __slots__ = ("due_ms", "place_ms", "step")
 
     def __init__(self, place_ms: int, due_ms: int, step: str | None) -> None:
-        self.place_ms = place_ms
-        self.due_ms = due_ms
-        self.step = step
+        self.place_ms: int = place_ms
+        self.due_ms: int = due_ms
+        self.step: str | None = step
 
     def encode(self) -> bytes:
         return f"{self.place_ms}/{self.due_ms}{'' if self.step is None else '/' + self.step}".encode()

@@ -74,7 +74,7 @@ class EmbeddedStore(KeyValueStore):
         self.url = url
         self.options = options
         self.limits = limits
-        self.capabilities = frozenset(Capability) - (
+        self.capabilities: frozenset[Capability] = frozenset(Capability) - (
             frozenset() if options.durability == "always" else {Capability.FENCING}
         )
         self._clock = clock

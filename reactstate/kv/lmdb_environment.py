@@ -41,6 +41,7 @@ from reactstate.errors import (
 from reactstate.kv.lmdb_check import check_file
 
 if TYPE_CHECKING:
+    from _thread import LockType
     from collections.abc import Generator
 
 __all__ = ["MAX_KEY_BYTES", "STATE", "UNREADABLE", "Durability", "Environment", "View"]
@@ -103,13 +104,13 @@ class Environment:
     """
 
     def __init__(self, path: str, *, map_size: int, read_only: bool, durability: Durability) -> None:
-        self.path = path
-        self.writing = threading.Lock()
-        self.gate = threading.Lock()
+        self.path: str = path
+        self.writing: LockType = threading.Lock()
+        self.gate: LockType = threading.Lock()
         self.views: set[View] = set()
         self.failed: str | None = None
-        self.users = 0
-        self.process = os.getpid()
+        self.users: int = 0
+        self.process: int = os.getpid()
         self._file = Path(path, "data.mdb")
         self._map_size = map_size
         self._read_only = read_only
@@ -226,7 +227,7 @@ class Environment:
                 raise self._absent()
             dbs = [env.open_db(name, create=False) for name in _DBS]
             with env.begin() as txn:
-                self.id = self._describe(txn, dbs[0])
+                self.id: str = self._describe(txn, dbs[0])
         else:
             # Databases opened in a transaction that reads end with it, and without one LMDB would stop every thread
             # while it waits for the writers of other processes.
@@ -239,7 +240,10 @@ class Environment:
                 self.id = self._describe(txn, dbs[0])
             if fresh:
                 env.sync(True)
-        self.meta, self.entries, self.due, self.log = dbs
+        self.meta: lmdb._Database = dbs[0]
+        self.entries: lmdb._Database = dbs[1]
+        self.due: lmdb._Database = dbs[2]
+        self.log: lmdb._Database = dbs[3]
 
     def _describe(self, txn: lmdb.Transaction[bytes], meta: lmdb._Database) -> str:
         """Return the id, once the format is known to be this one."""

@@ -79,9 +79,9 @@ class LmdbTable(Table):
             raise SettingsError(f"map_size={map_size!r}: give bytes, from {_SMALLEST_MAP} to {_LARGEST_MAP}")
         self._env: Environment | None = acquire(place, map_size=map_size, read_only=read_only, durability=durability)
         self._read_only = read_only
-        self.path = self._env.path
-        self.id = self._env.id
-        self.latest = _Latest(self)
+        self.path: str = self._env.path
+        self.id: str = self._env.id
+        self.latest: Reader = _Latest(self)
         self._views: set[_View] = set()
 
     @property

@@ -76,7 +76,7 @@ class MemoryStore(KeyValueStore):
     """
 
     engine = "memory"
-    capabilities = frozenset(
+    capabilities: frozenset[Capability] = frozenset(
         {
             Capability.CAS,
             Capability.TRANSACTIONS,
@@ -90,15 +90,15 @@ class MemoryStore(KeyValueStore):
             Capability.LINEARIZABLE_READS,
         }
     )
-    limits = Limits(_MAX_KEY, _MAX_VALUE, _MAX_STEPS, _MAX_COMMIT)
+    limits: Limits = Limits(_MAX_KEY, _MAX_VALUE, _MAX_STEPS, _MAX_COMMIT)
 
     def __init__(self, *, options: StoreOptions | None = None, clock: Clock | None = None, name: str = "") -> None:
         options = StoreOptions() if options is None else options
         if options.read_only:
             raise SettingsError("read_only=True: a memory store begins empty, so it must be written to")
         self.options = options
-        self.url = f"memory:{name}"
-        self.id = secrets.token_hex(8)
+        self.url: str = f"memory:{name}"
+        self.id: str = secrets.token_hex(8)
         self._clock = SystemClock() if clock is None else clock
         self._time_ns: Callable[[], int] = self._clock.time_ns
         self._default_ttl = options.default_ttl

@@ -28,7 +28,7 @@ class MemoryFeed:
 
     def __init__(self, store: MemoryStore) -> None:
         self._store = store
-        self.id = store.id
+        self.id: str = store.id
 
     def changes_after(self, revision: int, limit: int) -> Sequence[Changes]:
         """Return the oldest commits above *revision*, about *limit* events of them.

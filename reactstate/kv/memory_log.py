@@ -56,9 +56,9 @@ class MemoryLog:
     def __init__(self, retention_ns: int, revision: int, now_ns: int) -> None:
         self._retention = retention_ns
         self._grain = max(1_000_000, retention_ns // _PARTS)
-        self.floor = revision
+        self.floor: int = revision
         self.tail: list[Change] = []
-        self.turn_ns = now_ns + self._grain
+        self.turn_ns: int = now_ns + self._grain
         self._parts: list[Sequence[Change]] = [self.tail]
         self._starts = [revision + 1]
         self._times = [now_ns]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from reactstate.kv.memory import MemoryStore
+    from reactstate.kv.protocol import Cursor
     from reactstate.kv.versions import Versions
 
 __all__ = ["KeyRange", "MemoryView", "Source", "entries_of"]
@@ -129,8 +130,8 @@ class MemoryView(ReadView):
         self._entered = True
         self._now = self._store.now_ms()
         self._table = table
-        self.revision = table.open()
-        self.cursor = cursor_at(self._store.id, self.revision)
+        self.revision: int = table.open()
+        self.cursor: Cursor = cursor_at(self._store.id, self.revision)
         return self
 
     async def __aexit__(

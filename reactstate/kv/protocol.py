@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from enum import Enum, StrEnum
-from typing import TYPE_CHECKING, Final, Literal, NewType, Protocol, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Final, Literal, NewType, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -260,7 +260,7 @@ class Commit(_Value):
         self.revision: int = revision
         self.entries: dict[str, Entry] = entries
 
-    __hash__ = None  # type: ignore[assignment] # pyright: ignore[reportAssignmentType] - it holds a dict
+    __hash__: ClassVar[None] = None  # type: ignore[assignment] # pyright: ignore[reportAssignmentType] - it holds a dict
 
 
 class EventKind(StrEnum):

@@ -262,8 +262,8 @@ class SqliteTable(Table):
             reader = self._connect("ro" if options.read_only else "query", half, patience_s)
             connections.append(reader)
             self._reader = _Rows(reader, path)
-            self.latest = self._reader
-            self.id = self._read_id(reader)
+            self.latest: Reader = self._reader
+            self.id: str = self._read_id(reader)
             self._log_identity = identity_of(f"{path}-wal")  # as long as a connection is open, no other removes it
             self._writer: _Writer | None = None
             if not options.read_only:

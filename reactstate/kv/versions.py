@@ -71,13 +71,13 @@ class Versions:
     def __init__(self) -> None:
         self.values: dict[str, bytes] = {}
         self.revisions: dict[str, int] = {}
-        self.deadlines = Deadlines()
-        self.of = self.deadlines.of
-        self.revision = 0
-        self.newest = -1
-        self.bytes = 0
-        self.held = 0
-        self.shape = 0
+        self.deadlines: Deadlines = Deadlines()
+        self.of: dict[str, int] = self.deadlines.of
+        self.revision: int = 0
+        self.newest: int = -1
+        self.bytes: int = 0
+        self.held: int = 0
+        self.shape: int = 0
         # The keys of all entries, and of those that are gone but still seen by a snapshot.
         self._order: SortedList[str] = SortedList()
         self._old: dict[str, tuple[_Held, ...]] = {}

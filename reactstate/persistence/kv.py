@@ -107,7 +107,8 @@ class KeyValuePersistence(StatePersistence[S], Generic[S]):
             raise InvalidKeyError(f"the key of a container is text, not a {type(key).__name__}")
         if not 0 < deadline < math.inf:
             raise SettingsError(f"deadline={deadline!r}: give the seconds to wait, more than 0")
-        self._store = self.store = store
+        self.store: KeyValueStore | None = store
+        self._store = store
         self._clock: Clock = clock if clock is not None else SystemClock()
         self._deadline = deadline
         self._owns_store = owns_store

@@ -30,8 +30,8 @@ class Baseline:
     __slots__ = ("cursor", "revisions")
 
     def __init__(self, cursor: Cursor | None, revisions: dict[str, int]) -> None:
-        self.cursor = cursor
-        self.revisions = revisions
+        self.cursor: Cursor | None = cursor
+        self.revisions: dict[str, int] = revisions
 
     @classmethod
     async def of(cls, store: KeyValueStore) -> Baseline:

@@ -115,7 +115,7 @@ class PersistenceLab:
     """
 
     def __init__(self, suite: Opens, folder: Path, runner: asyncio.Runner) -> None:
-        self.story = Story()
+        self.story: Story = Story()
         self._suite = suite
         self._folder = folder
         self._runner = runner

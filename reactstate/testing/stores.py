@@ -24,12 +24,25 @@ from reactstate.kv.store import KeyValueStore
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+    from datetime import timedelta
     from os import PathLike
     from typing import Self
 
     from reactstate.clock import Clock
-    from reactstate.kv.options import StoreStats
-    from reactstate.kv.protocol import Batch, Commit, Cursor, Entry, Event, RangeExpect, ReadView, Step, Watch
+    from reactstate.kv.options import StoreOptions, StoreStats
+    from reactstate.kv.protocol import (
+        Batch,
+        Capability,
+        Commit,
+        Cursor,
+        Entry,
+        Event,
+        Limits,
+        RangeExpect,
+        ReadView,
+        Step,
+        Watch,
+    )
 
 __all__ = ["FaultyStore", "StoreOperation"]
 
@@ -96,13 +109,13 @@ class FaultyStore(KeyValueStore):
 
     def __init__(self, store: KeyValueStore, *, seed: int = 0, clock: Clock | None = None) -> None:
         self.store: KeyValueStore = store
-        self.engine = store.engine
-        self.url = store.url
-        self.capabilities = store.capabilities
-        self.limits = store.limits
-        self.options = store.options
-        self.ttl_clock = store.ttl_clock
-        self.ttl_resolution = store.ttl_resolution
+        self.engine: str = store.engine
+        self.url: str = store.url
+        self.capabilities: frozenset[Capability] = store.capabilities
+        self.limits: Limits = store.limits
+        self.options: StoreOptions = store.options
+        self.ttl_clock: Literal["host", "server"] = store.ttl_clock
+        self.ttl_resolution: timedelta = store.ttl_resolution
         self.calls: Counter[str] = Counter()
         self.failed: Counter[str] = Counter()
         self.dropped: int = 0

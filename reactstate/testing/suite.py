@@ -70,7 +70,7 @@ class StoreLab:
     """
 
     def __init__(self, suite: StoreSuite, folder: Path, runner: asyncio.Runner) -> None:
-        self.clock = SuiteClock()
+        self.clock: SuiteClock = SuiteClock()
         self._suite = suite
         self._folder = folder
         self._runner = runner

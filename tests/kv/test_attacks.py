@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
@@ -44,19 +43,18 @@ async def test_a_watch_learns_that_the_log_was_trimmed_between_two_of_its_readin
     assert caught.value.resume == await store.cursor()
 
 
-async def test_a_watch_goes_on_after_a_moment_in_which_the_table_was_busy(table, store):
-    watch = store.watch()
-    waiting = asyncio.ensure_future(anext(watch))
-    token, answers = table.token, iter([UnavailableError("busy")])
+async def test_a_watch_goes_on_after_a_moment_in_which_the_table_was_busy(toys, table, store):
+    waiting = asyncio.ensure_future(anext(store.watch()))
+    await asyncio.sleep(0)
+    token, errors = table.token, [UnavailableError("busy")]
 
     def busy_once():
-        for error in answers:
-            raise error
+        if errors:
+            raise errors.pop()
         return token()
 
     table.token = busy_once
-    while next(answers, None) is not None:
-        await asyncio.sleep(0.001)
+    await toys.until(lambda: not errors)
     table.state.log.append((1, 0, encode_changes(1, [1], bytes([PUT]), ["k"])))  # as another process does
     table.state.newest = (1, 0)
     assert (await asyncio.wait_for(waiting, 30)).key == "k"
@@ -119,14 +117,14 @@ async def test_a_file_into_which_the_log_was_brought_in_part_can_be_opened(tmp_p
     async with SqliteStore.open(path) as store:
         before = path.stat().st_size
         await store.commit([Step(f"k{number:03}", Put(b"v" * 500)) for number in range(300)])
-        log = Path(f"{path}-wal").read_bytes()
+        log = path.with_name("app.db-wal").read_bytes()
     whole = path.read_bytes()
     assert len(whole) > before
     for size in (before, before + 4096, len(whole) - 4096):
         # the first page speaks of all pages, and the others are in the log only
         cut = tmp_path / f"cut{size}.db"
         cut.write_bytes(whole[:size])
-        Path(f"{cut}-wal").write_bytes(log)
+        cut.with_name(f"{cut.name}-wal").write_bytes(log)
         async with SqliteStore.open(cut) as store:
             assert len(await store.list_keys()) == 300
 
@@ -135,7 +133,7 @@ async def test_nothing_is_acknowledged_once_the_log_was_deleted_under_the_store(
     path = tmp_path / "app.db"
     async with SqliteStore.open(path) as store:
         await store.put("a", b"1")
-        Path(f"{path}-wal").unlink()
+        path.with_name("app.db-wal").unlink()
         for _ in range(2):
             with pytest.raises(StorageFailedError, match="deleted or replaced"):
                 await store.put("b", b"2")
