@@ -84,6 +84,7 @@ class CheckpointCoordinator:
         self._directory = CheckpointDirectory(os.fspath(options.checkpoint_dir))
         self._stats = CheckpointStats()
         self._busy = asyncio.Lock()
+        self._ending = asyncio.Lock()
         self._revision: int | None = None
         self._task: asyncio.Task[None] | None = None
         self._closed = False
@@ -143,17 +144,22 @@ class CheckpointCoordinator:
     async def shutdown(self) -> None:
         """End the background work and make a final checkpoint, unless nothing was committed since the last.
 
-        Call it before the store is closed. A second call does nothing.
+        Call it before the store is closed. A second call only waits for the first.
 
         Raises:
             StorageError: The final checkpoint could not be made; the coordinator is shut down all the same.
         """
         if self._closed:
-            return
+            async with self._ending:
+                return
         self._closed = True
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        async with self._ending:
+            if self._task is not None:
+                self._task.cancel()
+                await asyncio.wait([self._task])
+            await self._finish()
+
+    async def _finish(self) -> None:
         async with self._busy:
             with self._counted():
                 if await self._has_changed():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 
 import pytest
@@ -25,3 +26,15 @@ async def test_a_checkpoint_that_was_removed_meanwhile_is_passed_over(tmp_path):
 def test_a_directory_that_cannot_be_one_is_refused_at_once():
     with pytest.raises(SettingsError):
         CheckpointOptions("check\ud800points")
+
+
+async def test_a_second_shutdown_returns_after_the_first_has_ended(tmp_path):
+    store = MemoryStore()
+    await store.put("key", b"value")
+    coordinator = CheckpointCoordinator(store, timedelta(hours=1), CheckpointOptions(checkpoint_dir=tmp_path))
+    first = asyncio.ensure_future(coordinator.shutdown())
+    await asyncio.sleep(0)
+    await coordinator.shutdown()
+    await store.aclose()
+    await first
+    assert coordinator.stats().checkpoints_created == 1
