@@ -47,13 +47,15 @@ class ExclusiveCommitter(SharedCommitter[S]):
         options: As for SharedCommitter.
     """
 
-    __slots__ = ("_held", "_locks", "_name", "_turns_left")
+    __slots__ = ("_held", "_locks", "_name", "_own", "_turns_left")
 
     def __init__(self, locks: Locks, name: str, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._locks = locks
         self._name = name
         self._held: LockGuard | None = None
+        # Whether what is being written depends on the lock held here, not on one that its caller holds.
+        self._own = False
         self._turns_left = 0
 
     def _flush(self) -> None:
@@ -80,12 +82,13 @@ class ExclusiveCommitter(SharedCommitter[S]):
         self._loop.call_soon(self._leave_when_idle)  # after the recipes that run again now
 
     def _append(self, records: list[Record]) -> Awaitable[None]:
-        if self._held is None or self._guards.get(records[0].version) is not None:
+        self._own = self._held is not None and self._guards.get(records[0].version) is None
+        if self._held is None or not self._own:
             return super()._append(records)
         return self._persistence.append_guarded(records, self._schema, self._held)
 
     def _done(self, error: Exception | None) -> None:
-        if isinstance(error, LeaseLostError) and not self._guards:
+        if isinstance(error, LeaseLostError) and self._own:
             self._leave()
             self._hold_flushes()
             self._container._spawn(self._lose())

@@ -60,12 +60,18 @@ class StateKey:
     def prefix(*parts: str) -> str:
         """Return what all keys with these first parts start with; without any part, the empty text.
 
+        Raises:
+            InvalidKeyError: A part is no text, or there are more than three.
+
         Example:
             >>> StateKey.prefix("shop", "acme")
             'shop/acme/'
         """
         if len(parts) >= _PARTS:
             raise InvalidKeyError("a prefix is made of up to three parts: namespace, tenant, kind")
+        for part in parts:
+            if not isinstance(part, str):  # pyright: ignore[reportUnnecessaryIsInstance] - parts come from callers
+                raise InvalidKeyError(f"a part of a key is text, not a {type(part).__name__}")
         return "".join(f"{_escape(part)}/" for part in parts)
 
     @classmethod

@@ -29,6 +29,7 @@ from reactstate.errors import (
 )
 from reactstate.kv.protocol import Capability, Delete, Step
 from reactstate.kv.retry import resolve, until_available
+from reactstate.kv.store import KeyValueStore
 from reactstate.kv.terms import ttl_ms
 from reactstate.locks.extension import Extension
 from reactstate.locks.lost import LostEvent
@@ -37,12 +38,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from reactstate.kv.protocol import Ttl
-    from reactstate.kv.store import KeyValueStore
     from reactstate.kv.transaction import Guard
     from reactstate.locks.layout import LockKeys
     from reactstate.locks.owner import Owner, Span
 
-__all__ = ["LockGuard", "check_guard"]
+__all__ = ["LockGuard", "check_guard", "is_same_store"]
 
 _HELD: Final = 0
 _RELEASED: Final = 1
@@ -240,7 +240,8 @@ class LockGuard:
         Raises:
             LeaseLostError: It was not held any longer, or was released before; nothing was taken from another holder.
             UnavailableError: The store stayed out of reach until the deadline; the lease is as it was.
-            UnknownOutcomeError: It is not known whether it was released; it counts as lost, and lapses by its TTL.
+            UnknownOutcomeError: It is not known whether it was released; it counts as lost, and lapses by its TTL. So
+                does one whose release is cancelled.
         """
         if not self._is_live():
             if self._state == _LOST:
@@ -255,7 +256,7 @@ class LockGuard:
         except ConflictError as exc:
             self._lose(exc)
             raise self._error() from exc
-        except UnknownOutcomeError as exc:
+        except (UnknownOutcomeError, asyncio.CancelledError) as exc:  # it may have arrived, or arrive yet
             self._lose(exc)
             raise
         self._end(_RELEASED)
@@ -298,25 +299,33 @@ class LockGuard:
         return f"<LockGuard {self.name!r} token={self.token} {state}>"
 
 
-def check_guard(guard: Guard, store: KeyValueStore) -> None:
-    """Refuse a guard that cannot guard commits to *store*.
+def is_same_store(one: KeyValueStore, other: KeyValueStore) -> bool:
+    """Say whether a commit to *one* can expect what is in *other*.
 
     Two stores are one when they are the same object, or when both may be used by several processes and have the same
     engine and URL.
+    """
+    return one is other or (one.engine == other.engine and one.url == other.url and one.supports(Capability.SHARED))
+
+
+def check_guard(guard: Guard, store: KeyValueStore) -> None:
+    """Refuse a guard that cannot guard commits to *store*: of another store, as far as it says of which it is.
 
     Raises:
-        UnsupportedError: It is a lock of another store, or of an engine without FENCING.
+        UnsupportedError: It is a lock or claim of another store, or a lock of an engine without FENCING.
+        TypeError: It is no guard.
     """
-    if not isinstance(guard, LockGuard):
-        return
-    home = guard.store
-    same = home is store or (home.engine == store.engine and home.url == store.url and home.supports(Capability.SHARED))
-    if not same:
+    home = getattr(guard, "store", None)
+    if isinstance(home, KeyValueStore) and not is_same_store(home, store):
+        what = f"the lock {guard.name!r}" if isinstance(guard, LockGuard) else repr(guard)
         raise UnsupportedError(
-            f"the lock {guard.name!r} is kept in {home.url}, so it cannot guard a commit to {store.url}: the store "
-            "checks the lock and writes in one commit; keep both in one store",
+            f"{what} is kept in {home.url}, so it cannot guard a commit to {store.url}: the store checks the guard and "
+            "writes in one commit; keep both in one store",
             layer="guard",
             engine=store.engine,
             capability="FENCING",
         )
-    store.require("guard", Capability.FENCING)
+    if isinstance(guard, LockGuard):
+        store.require("guard", Capability.FENCING)
+    elif not callable(getattr(guard, "expectations", None)):
+        raise TypeError(f"guard={guard!r}: give what acquiring a lock or claiming an item returned")

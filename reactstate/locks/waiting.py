@@ -112,7 +112,7 @@ class WaitingRoom:
             if not self._local:
                 self._stop()
             if guard is None:
-                await self._locks._finish(self._leave(waiter.key, sign))
+                await self._locks._finish(self._leave(waiter.key, sign, last=not self._local))
 
     # --- coming and going ------------------------------------------------------------------------------------------
 
@@ -138,15 +138,24 @@ class WaitingRoom:
         ticket = await resolve(attempt, applied, clock=self._locks.clock, deadline=self._locks._until(end))
         waiter.ticket = waiter.revision = ticket
 
-    async def _leave(self, key: str, sign: tuple[Step, ...]) -> None:
+    async def _leave(self, key: str, sign: tuple[Step, ...], *, last: bool) -> None:
         store, place = self._locks.store, Step(key, Delete())
         try:
             try:
                 await store.commit((place, *sign))
             except ConflictError:  # somebody else has come to wait
                 await store.commit((place,))
+            if last and not sign:  # who is cancelled while it queues up has not learned of the sign that it left
+                await self._remove_sign()
         except ReactStateError:
             return  # it lapses by itself
+
+    async def _remove_sign(self) -> None:
+        """Remove the sign that somebody waits, if nobody does; who comes meanwhile writes it anew."""
+        store, keys = self._locks.store, self._keys
+        found = await store.get(keys.queued)
+        if found is not None and not [entry async for entry in store.scan(keys.waiting, limit=1)]:
+            await store.commit((Step(keys.queued, Delete(), found.revision),))
 
     def _sign_of(self, key: str) -> tuple[Step, ...]:
         """Return what removes the sign that somebody waits, if nobody does but the one whose place is *key*."""
