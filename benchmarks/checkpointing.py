@@ -6,6 +6,7 @@ import asyncio
 import os
 import pickle
 import random
+import struct
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -88,15 +89,9 @@ def _load(path: Path) -> dict[str, bytes]:
         end = at + 4 + int.from_bytes(data[at : at + 4], "little")
         parts.append(decompressor.decompress(data[at + 4 : end]))
         at = end
-    for names, values in zip(parts[::2], parts[1::2], strict=True):
-        width = len(VALUE)
-        table.update(
-            zip(
-                orjson.loads(names),
-                (values[place : place + width] for place in range(0, len(values), width)),
-                strict=True,
-            )
-        )
+    for packed_keys, packed_values in zip(parts[::2], parts[1::2], strict=True):
+        names = orjson.loads(packed_keys)
+        table.update(zip(names, struct.unpack(f"{len(VALUE)}s" * len(names), packed_values), strict=True))
     return table
 
 

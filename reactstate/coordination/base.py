@@ -34,6 +34,11 @@ class Coordinating(Lifecycle):
         self._writer = Writer(store, self._layout, clock, deadline)
         self._complete = store.supports(*NEEDED)
 
+    def _give_turn(self, key: str) -> None:
+        """Let the next task write to *key*."""
+        self._turns.give(key)
+        self._rest()
+
     def _check_write(self) -> None:
         """Refuse a call on another event loop, and one that the engine cannot do."""
         self._check_loop()

@@ -30,6 +30,7 @@ from reactstate.errors import ConflictError, DecodeError, LeaseLostError, ReactS
 from reactstate.kv.keys import StateKey
 from reactstate.kv.protocol import ABSENT, Delete, Put, Step
 from reactstate.kv.retry import until_available
+from reactstate.locks.guard import is_same_store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,6 +97,10 @@ class DueIndex:
 
     # --- one item -------------------------------------------------------------------------------------------------
 
+    def pointer(self, text: str) -> str:
+        """Return where it is kept at which place an item is."""
+        return self._layout.pointer(self._kind, text)
+
     async def index(self, text: str, due_ms: int, step: str | None) -> None:
         """Put the item at *due_ms*, in place of where it was; a claim of it ends.
 
@@ -111,7 +116,7 @@ class DueIndex:
         return await self._move(text, None)
 
     async def _move(self, text: str, item: _Item | None) -> bool:
-        pointer = self._layout.pointer(self._kind, text)
+        pointer = self.pointer(text)
         entry = await self._writer.read(pointer)
         patience = Patience(self._writer)
         while True:
@@ -191,7 +196,7 @@ class DueIndex:
             finally:
                 self._claiming.difference_update(entry.key for entry in found)
             if len(taken) < len(found):
-                self._crowded = min(_MOST_CROWDED, self._crowded + 1)
+                self._crowded = min(_MOST_CROWDED, self._crowded + 2)
             elif self._crowded:
                 self._crowded -= 1
             claims += taken
@@ -249,7 +254,7 @@ class DueIndex:
                 steps += (
                     Step(entry.key, Delete(), entry.revision),
                     Step(place, value),
-                    Step(self._layout.pointer(self._kind, text), value),
+                    Step(self.pointer(text), value),
                 )
                 items.append((text, before, place))
             try:
@@ -277,9 +282,7 @@ class DueIndex:
 
     def made(self, claim: Claim) -> bool:
         """Say whether *claim* is of this index, as far as store and namespace go."""
-        home, store = claim.store, self._writer.store
-        same = home is store or (home.engine == store.engine and home.url == store.url)
-        return same and claim.place.startswith(self._prefix)
+        return is_same_store(claim.store, self._writer.store) and claim.place.startswith(self._prefix)
 
     async def settle(self, claim: Claim, item: _Item | None) -> int:
         """Bring a claimed item to where *item* says, or out of the index; return the revision.
@@ -290,7 +293,7 @@ class DueIndex:
             UnknownOutcomeError: It is not known whether it was done.
         """
         text = self._layout.text(claim.key)
-        pointer = self._layout.pointer(self._kind, text)
+        pointer = self.pointer(text)
         steps: list[Step]
         if item is None:
             steps = [Step(claim.place, Delete(), claim.token), Step(pointer, Delete())]

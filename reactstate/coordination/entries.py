@@ -210,8 +210,8 @@ class Entries(Coordinating):
             Whether it was stored, and the version and value that are there now; it is true if it was.
 
         Raises:
-            TypeError: *new* is no text, or *expected* neither text, version nor None.
-            And all that ``set`` raises.
+            TypeError: *new* is no text, or *expected* neither text, version nor None; and all that ``set``
+                raises.
         """
         if expected is not None and type(expected) is not int and not isinstance(expected, str):
             raise TypeError(f"expected is a value, a version or None, not a {type(expected).__name__}")
@@ -244,8 +244,8 @@ class Entries(Coordinating):
             Whether it moved (the result is true if it did), and version and state that are there now.
 
         Raises:
-            TypeError: A state is no text.
-            And all that ``set`` raises.
+            TypeError: A state is no text; and all that ``set``
+                raises.
         """
         if expected is not None:
             encode(expected)
@@ -268,8 +268,7 @@ class Entries(Coordinating):
         try:
             return await self._writer.write(name, plan, guard)
         finally:
-            self._turns.give(name)
-            self._rest()
+            self._give_turn(name)
 
     # --- keys -----------------------------------------------------------------------------------------------------
 
@@ -339,8 +338,8 @@ class Entries(Coordinating):
             ttl: How long it stays one if this adds it; None: until it is removed.
 
         Raises:
-            InvalidKeyError: *group* is no StateKey, or *member* no such text.
-            And all that ``check_and_set`` raises.
+            InvalidKeyError: *group* is no StateKey, or *member* no such text; and all that ``check_and_set``
+                raises.
         """
         self._check_write()
         name = self._layout.members(group) + member_part(member)

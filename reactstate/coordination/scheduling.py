@@ -175,10 +175,25 @@ class Scheduling(Coordinating):
         text = self._layout.text(key)
         due = due_ms(at, self._clock)
         _check_step(step)
-        await index.index(text, due, step)
+        turn = await self._take_turn(index, text)
+        try:
+            await index.index(text, due, step)
+        finally:
+            self._give_turn(turn)
 
     async def _remove(self, index: DueIndex, key: StateKey) -> bool:
-        return await index.remove(self._layout.text(key))
+        text = self._layout.text(key)
+        turn = await self._take_turn(index, text)
+        try:
+            return await index.remove(text)
+        finally:
+            self._give_turn(turn)
+
+    async def _take_turn(self, index: DueIndex, text: str) -> str:
+        """Wait until no other task of this store moves the item; return what ``_give_turn`` needs."""
+        turn = index.pointer(text)
+        await self._turns.take(turn)
+        return turn
 
     async def _due(self, index: DueIndex, now: Moment | None, limit: int | None) -> list[StateKey]:
         self._check_loop()

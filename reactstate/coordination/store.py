@@ -30,7 +30,7 @@ import asyncio
 import inspect
 import logging
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from reactstate.clock import SystemClock
 from reactstate.coordination.base import NEEDED
@@ -38,7 +38,7 @@ from reactstate.coordination.entries import Entries
 from reactstate.coordination.opening import check_open
 from reactstate.coordination.scheduling import Scheduling
 from reactstate.coordination.watching import KeySubscription
-from reactstate.errors import CompactedError
+from reactstate.errors import ClosedError, CompactedError, UnavailableError
 from reactstate.keyed.opening import open_store_at
 from reactstate.kv.keys import StateKey
 from reactstate.kv.opening import Opening
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CoordinationStore"]
 
+_PAUSE_S: Final = 1.0
 _LOGGER = logging.getLogger("reactstate.coordination")
 
 
@@ -226,7 +227,7 @@ class CoordinationStore(Entries, Scheduling):
         def begin(since: Cursor | None) -> KeySubscription:
             return self.subscribe(namespace=namespace, tenant=tenant, kind=kind, prefix=prefix, since=since)
 
-        task = asyncio.get_running_loop().create_task(_tell(begin, begin(None), function))
+        task = asyncio.get_running_loop().create_task(_tell(begin, begin(None), function, self._clock))
         self._telling.add(task)
         task.add_done_callback(self._telling.discard)
 
@@ -256,17 +257,32 @@ def _known_part(namespace: str | None, tenant: str | None, kind: str | None) -> 
 
 
 async def _tell(
-    begin: Callable[[Cursor | None], KeySubscription], changes: KeySubscription, function: Callable[[KeyChange], Any]
+    begin: Callable[[Cursor | None], KeySubscription],
+    first: KeySubscription,
+    function: Callable[[KeyChange], Any],
+    clock: Clock,
 ) -> None:
+    """Call *function* after each change that *first* tells of, and then those that ``begin(since)`` do."""
+    changes: KeySubscription | None = first
+    since: Cursor | None = None
     while True:
         try:
+            if changes is None:
+                changes = begin(since)
             async with changes:
                 async for change in changes:
+                    since = change.cursor
                     try:
                         function(change)
                     except Exception:
                         _LOGGER.exception("a callback failed at %r; the others go on", change)
-                return
+            return
         except CompactedError as exc:
             _LOGGER.warning("a callback came too late for some changes, and goes on with those that are kept")
-            changes = begin(exc.resume)
+            since = exc.resume
+        except UnavailableError:
+            _LOGGER.warning("the store cannot be watched; callbacks go on when it can be reached again")
+            await clock.sleep(_PAUSE_S)
+        except ClosedError:
+            return
+        changes = None

@@ -93,8 +93,8 @@ def meaning_of(error: sqlite3.Error, path: str) -> ReactStateError:
         return StorageError(f"{path}: the disk is full, so nothing was written; make room and try again", path=path)
     if code == sqlite3.SQLITE_CANTOPEN:
         return StorageError(
-            f"{path} cannot be opened ({error}); check that it is there, and that this user may read and write it and "
-            "its directory",
+            f"{path} cannot be opened ({error}); check that it is there, that this user may read and write it and its "
+            "directory, and that this process may open more files, of which each open snapshot needs two",
             path=path,
         )
     if code == sqlite3.SQLITE_READONLY:

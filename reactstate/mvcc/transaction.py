@@ -200,7 +200,7 @@ class Transaction(Generic[S]):
         except ReactStateError:
             self._check()  # its view ends with it
             raise
-        if self.state is not _ACTIVE:
+        if self.state is not _ACTIVE or self._committing:  # its commit has not checked what was read only now
             self._check()
         if key in self._reads:  # by another read meanwhile, whose result was given out
             return self._reads[key]

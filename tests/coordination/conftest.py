@@ -18,6 +18,13 @@ from reactstate.kv.urls import open_store
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
+class PatientClock(ManualClock):
+    """A manual clock on which a pause between two attempts is soon over."""
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(0.001)
+
+
 class QuickClock:
     """A clock on which sleeping takes no time of ours, but some turns of the loop."""
 
@@ -92,7 +99,7 @@ def key():
 
 @pytest.fixture
 def clock():
-    return ManualClock(START)
+    return PatientClock(START)
 
 
 @pytest.fixture

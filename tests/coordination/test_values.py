@@ -63,6 +63,15 @@ async def test_compare_and_swap_by_version(here, there, key):
     assert await here.compare_and_swap(key(), first.version, "c") == CasResult(False, second.version, "b")
 
 
+async def test_results_read_well(here, key, clock):
+    version = await here.set(key(), "a", 5)
+    assert repr(await here.get(key())).startswith(f"Stored('a', version={version}, expires_at=2026-")
+    assert (
+        repr(await here.compare_and_swap(key(), "b", "c")) == f"CasResult(swapped=False, version={version}, value='a')"
+    )
+    assert hash(await here.get(key())) == hash(await here.get(key()))
+
+
 async def test_a_value_of_digits_is_no_version(here, key):
     await here.set(key(), "7")
     assert not await here.compare_and_swap(key(), 7, "8")

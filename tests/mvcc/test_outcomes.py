@@ -236,21 +236,23 @@ async def test_a_store_out_of_reach_is_tried_until_the_deadline(bank, account, s
 
 
 @pytest.mark.parametrize("engine", ["plain"], indirect=True)
-async def test_without_snapshots_reads_and_their_check_are_tried_again(bank, account, store):
-    await bank.put(account(id="x"))
-    await bank.put(account(id="y"))
-    tx = await bank.begin_transaction()
-    store.down = 2
-    await tx.read("x")
-    store.plan.extend(["down", "lost", "unsent"])
-    assert (await tx.read("y")).id == "y"
-    store.plan.extend(["unsent"] * 500)
-    with pytest.raises(UnavailableError):
-        await tx.read("z")
-    store.plan.clear()
-    store.plan.append("lost")
-    await tx.commit()  # which writes nothing, and so can be sent again
-    assert tx.state == "committed"
+async def test_without_snapshots_reads_and_their_check_are_tried_again(account, store, clock):
+    # Who gives up early has time left for the transaction.
+    async with MVCCContainer.open(account, store=store, clock=clock, deadline=5) as bank:
+        await bank.put(account(id="x"))
+        await bank.put(account(id="y"))
+        tx = await bank.begin_transaction()
+        store.down = 2
+        await tx.read("x")
+        store.plan.extend(["down", "lost", "unsent"])
+        assert (await tx.read("y")).id == "y"
+        store.plan.extend(["unsent"] * 500)
+        with pytest.raises(UnavailableError):
+            await tx.read("z")
+        store.plan.clear()
+        store.plan.append("lost")
+        await tx.commit()  # which writes nothing, and so can be sent again
+        assert tx.state == "committed"
 
 
 @pytest.mark.parametrize("engine", ["memory", "plain"])
