@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 import checkpointing
+import coordinating
 import durable
 import embedded
 import importing
@@ -49,6 +50,10 @@ ROWS: dict[str, Row] = {
         checkpointing.CHECKPOINT,
         checkpointing.MILLION,
         checkpointing.SCAN,
+        coordinating.TRANSACTION,
+        coordinating.DEDUP,
+        coordinating.LOCKS,
+        coordinating.DUE,
         importing.IMPORT,
     )
 }

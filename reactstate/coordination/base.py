@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["NEEDED", "Coordinating"]
 
 NEEDED: Final = (Capability.CAS, Capability.TRANSACTIONS, Capability.TTL)
-"""What an engine must offer for all calls but those that read, and tolerant dedup."""
+"""What an engine must offer for all calls but those that read, and eventual dedup."""
 
 
 class Coordinating(Lifecycle):

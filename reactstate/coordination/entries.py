@@ -244,8 +244,7 @@ class Entries(Coordinating):
             Whether it moved (the result is true if it did), and version and state that are there now.
 
         Raises:
-            TypeError: A state is no text; and all that ``set``
-                raises.
+            TypeError: A state is no text; and all that ``set`` raises.
         """
         if expected is not None:
             encode(expected)

@@ -9,11 +9,11 @@ from reactstate.kv.store import KeyValueStore
 
 __all__ = ["Dedup", "check_open"]
 
-Dedup: TypeAlias = Literal["strict", "tolerant"]
-"""``"strict"``: of any number of callers exactly one is the first. ``"tolerant"``: an engine that cannot
+Dedup: TypeAlias = Literal["strict", "eventual"]
+"""``"strict"``: of any number of callers exactly one is the first. ``"eventual"``: an engine that cannot
 compare-and-swap is taken too, and callers at the same moment may each be told that they are the first."""
 
-_DEDUPS: Final = ("strict", "tolerant")
+_DEDUPS: Final = ("strict", "eventual")
 
 
 def check_open(url: Any, namespace: Any, store: Any, deadline: Any, dedup: Any) -> None:
@@ -34,4 +34,4 @@ def check_open(url: Any, namespace: Any, store: Any, deadline: Any, dedup: Any) 
     if isinstance(deadline, bool) or not isinstance(deadline, (int, float)) or not deadline > 0:
         raise SettingsError(f"deadline={deadline!r}: give the seconds to wait, more than 0")
     if dedup not in _DEDUPS:
-        raise SettingsError(f"dedup={dedup!r}: choose 'strict' or 'tolerant'")
+        raise SettingsError(f"dedup={dedup!r}: choose 'strict' or 'eventual'")

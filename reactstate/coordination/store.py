@@ -97,7 +97,7 @@ class CoordinationStore(Entries, Scheduling):
             clock: Tells what is due, and measures leases and deadlines; None: the store's.
             deadline: Seconds after which a call gives up when the store cannot be reached or others keep writing
                 first, and ``aclose`` gives up waiting.
-            dedup: ``"strict"``: the engine must be able to compare-and-swap. ``"tolerant"``: one that cannot is taken
+            dedup: ``"strict"``: the engine must be able to compare-and-swap. ``"eventual"``: one that cannot is taken
                 too; there ``check_and_set`` may tell several callers of one moment that each is the first, and calls
                 that need more raise UnsupportedError.
 

@@ -130,13 +130,15 @@ class Holding(AbstractAsyncContextManager["LockGuard"]):
         return None
 
     def _start(self, guard: LockGuard, pause: float = 0.0) -> None:
-        self._keeper = asyncio.get_running_loop().create_task(self._keep(guard, pause))
+        # From now on, and not from when the task begins, which may be later by any time.
+        at = self._locks.clock.monotonic() + pause
+        self._keeper = asyncio.get_running_loop().create_task(self._keep(guard, at))
 
-    async def _keep(self, guard: LockGuard, pause: float) -> None:
-        """Extend the lease in *pause* seconds and from then on, and see when it is lost."""
+    async def _keep(self, guard: LockGuard, at: float) -> None:
+        """Extend the lease at the time *at* of the clock and from then on, and see when it is lost."""
         clock = self._locks.clock
         while True:
-            if pause:
+            if (pause := at - clock.monotonic()) > 0:
                 await clock.sleep(pause)
             if not guard._is_live():
                 return
@@ -150,3 +152,4 @@ class Holding(AbstractAsyncContextManager["LockGuard"]):
                 except Exception as exc:  # whatever it is, the lease cannot be kept
                     guard._lose(exc)
                     return
+            at = clock.monotonic() + pause

@@ -6,9 +6,9 @@ import asyncio
 from typing import Any
 
 import pytest
-from reactstate.kv.memory import MemoryStore
 
 from reactstate import State, StateContainer, UnknownOutcomeError, UnsupportedError
+from reactstate.kv.memory import MemoryStore
 
 
 class Tally(State):

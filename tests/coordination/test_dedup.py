@@ -122,7 +122,7 @@ async def test_strict_dedup_is_refused_at_once_where_nothing_can_be_compared(key
 
 
 async def test_tolerant_dedup_tells_duplicates_and_refuses_what_needs_more(clock, key):
-    async with AppendStore(clock=clock) as store, CoordinationStore.open(store=store, dedup="tolerant") as tolerant:
+    async with AppendStore(clock=clock) as store, CoordinationStore.open(store=store, dedup="eventual") as tolerant:
         assert await tolerant.check_and_set(key(), "a", 10)
         assert not await tolerant.check_and_set(key(), "b", 10)
         assert await tolerant.check_and_set(key("2"), "7")
@@ -144,7 +144,7 @@ async def test_tolerant_dedup_tells_duplicates_and_refuses_what_needs_more(clock
 
 
 async def test_a_ttl_is_refused_where_nothing_expires(key):
-    async with PlainStore() as store, CoordinationStore.open(store=store, dedup="tolerant") as tolerant:
+    async with PlainStore() as store, CoordinationStore.open(store=store, dedup="eventual") as tolerant:
         assert await tolerant.check_and_set(key())
         with pytest.raises(UnsupportedError, match="TTL"):
             await tolerant.check_and_set(key("2"), ttl=1)

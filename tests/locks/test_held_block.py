@@ -67,6 +67,14 @@ async def test_without_renewal_the_lease_runs_out_and_ends_the_block(locks, cloc
     assert not task.cancelled()
 
 
+@pytest.mark.parametrize("renew", [True, False])
+async def test_a_lease_that_runs_out_before_another_task_had_a_turn_ends_the_block(locks, clock, renew):
+    with pytest.raises(LeaseLostError):
+        async with locks.lock("stock", 3, renew=renew), asyncio.timeout(5):
+            clock.advance(4)
+            await asyncio.sleep(60)
+
+
 async def test_a_lost_lock_cancels_the_block_which_ends_with_the_loss(locks, take_away, clock, turns):
     seen = []
 
