@@ -161,9 +161,10 @@ class KeyValueStore(ABC):
         """
         for capability in capabilities:
             if capability not in self.capabilities:
+                weak = capability is Capability.FENCING and self.options.durability != "always"
                 raise UnsupportedError(
-                    f"{layer} needs {capability}, which the engine {self.engine!r} does not offer; "
-                    "choose an engine that does",
+                    f"{layer} needs {capability}, which the engine {self.engine!r} does not offer"
+                    + (" so opened; open it with durability='always'" if weak else "; choose an engine that does"),
                     layer=layer,
                     engine=self.engine,
                     capability=str(capability),
